@@ -91,6 +91,7 @@ pub use server::{Builder, Running, Server};
 pub use service::Service;
 pub use sys::features::IoUringUnavailable;
 pub use sys::listener::ListenError;
+pub use sys::sealed_memory::SealedMemory;
 pub use target::Target;
 pub use telemetry::pages::Telemetry;
 pub use types::{

@@ -1,10 +1,11 @@
 //! The body of an answer that is written in parts.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::rc::Rc;
 
-use baton::Io;
+use baton::{Io, SealedMemory};
 use serde::{Deserialize, Serialize};
 
 /// Where the body of an answer ends.
@@ -43,6 +44,30 @@ impl Out<'_, '_> {
     /// If `part` does not lie within `bytes`.
     pub fn write_counted(&mut self, bytes: &Rc<[u8]>, part: Range<usize>) {
         self.framed(part.len(), |io, taken| io.write_counted(bytes, part.start..part.start + taken));
+    }
+
+    /// Appends part of sealed memory; a large one is not copied.
+    ///
+    /// # Panics
+    /// If `part` does not lie within `memory`.
+    pub fn write_sealed(&mut self, memory: &Rc<SealedMemory>, part: Range<usize>) {
+        self.framed(part.len(), |io, taken| io.write_sealed(memory, part.start..part.start + taken));
+    }
+
+    /// Appends part of a file; a large one is not copied. See [`Io::write_file`].
+    ///
+    /// # Errors
+    /// If the file is read at once, and cannot be read or ends before the end of `part`.
+    pub fn write_file(&mut self, file: &Rc<File>, part: Range<u64>) -> io::Result<()> {
+        let length = usize::try_from(part.end.saturating_sub(part.start)).map_err(io::Error::other)?;
+        let mut outcome = Ok(());
+        self.framed(length, |io, taken| outcome = io.write_file(file, part.start..part.start + taken as u64));
+        outcome
+    }
+
+    /// Whether the connection has TLS.
+    pub fn is_secured(&self) -> bool {
+        self.io.is_secured()
     }
 
     /// Appends what `fill` writes into the output's own memory: up to `count` bytes, and as many as it returns. Fewer

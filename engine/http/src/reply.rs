@@ -1,11 +1,12 @@
 //! The answer to a request, as a handler gives it.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ::http::StatusCode;
-use baton::Io;
+use baton::{Io, SealedMemory};
 use serde::Serialize;
 
 use crate::accept::Encoding;
@@ -241,6 +242,29 @@ impl<'r, 'io> Reply<'r, 'io> {
         if reply.begin(content_type.as_bytes(), length, b"")? {
             reply.writer.count_body(body.len() as u64);
             reply.io.write_counted(body, 0..body.len());
+        }
+        Ok(Done(()))
+    }
+
+    /// Answers with part of sealed memory: a body of 16 KiB or more is sent without a copy.
+    ///
+    /// # Errors
+    /// If a header cannot be sent.
+    ///
+    /// # Panics
+    /// If `part` does not lie within `memory`.
+    pub fn sealed(
+        self,
+        content_type: &'static str,
+        memory: &Rc<SealedMemory>,
+        part: Range<usize>,
+    ) -> Result<Done, Error> {
+        let length = Length::Bytes(part.len() as u64);
+        let mut reply = self;
+        reply.tag(&memory[part.clone()]);
+        if reply.begin(content_type.as_bytes(), length, b"")? {
+            reply.writer.count_body(part.len() as u64);
+            reply.io.write_sealed(memory, part);
         }
         Ok(Done(()))
     }

@@ -7,6 +7,7 @@ use super::{Connection, Host, Phase, Received};
 use crate::context::{Command, Context, Io, Others, Tail, Written};
 use crate::handover::WriteEnd;
 use crate::protocol::Protocol;
+use crate::sys::file_part::FilePart;
 use crate::sys::payload::Payload;
 use crate::types::{CloseReason, Limit, Next, Step};
 
@@ -68,7 +69,7 @@ impl<S> Connection<S> {
     fn push_plain(&mut self, context: &mut Context, received: Option<Received<'_>>, written: Written) {
         let Written { pieces, tail, .. } = written;
         for piece in pieces {
-            self.outbound.push(Payload::Slice(piece));
+            self.outbound.push(piece);
         }
         self.outbound.push_staged(&mut context.arena);
         match (tail, received) {
@@ -82,6 +83,9 @@ impl<S> Connection<S> {
             (Tail::Counted(bytes, part), _) => {
                 let (start, end) = (part.start as u32, part.end as u32);
                 self.outbound.push(Payload::Counted { bytes, start, end });
+            }
+            (Tail::Pages(pages, place), _) => {
+                self.outbound.push(Payload::File(Box::new(FilePart::new(pages, place))));
             }
         }
     }

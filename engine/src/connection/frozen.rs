@@ -40,6 +40,7 @@ impl<S> Connection<S> {
         if self.phase == Phase::Open {
             protocol.freeze(self.state.as_ref().ok_or(CannotFreeze::Stays)?, &mut state)?;
         }
+        let output = self.outbound.copy().map_err(|_| CannotFreeze::Stays)?;
         let now_ns = context.now_ns;
         let standing = Standing {
             at_least: self.at_least,
@@ -67,7 +68,7 @@ impl<S> Connection<S> {
             context.timers.cancel(id);
         }
         self.phase = Phase::Frozen;
-        let (input, output) = (self.input_to_move(), self.outbound.copy());
+        let input = self.input_to_move();
         Ok(Frozen { standing, state, input, output, proxy: Vec::new(), layer })
     }
 

@@ -16,6 +16,8 @@ use crate::handover::WriteEnd;
 use crate::layer::{Handshake, Layer, Opened, Window};
 use crate::protocol::Protocol;
 use crate::sys::arena::CHUNK_BYTES;
+use crate::sys::file_part::Pages;
+use crate::sys::payload::Payload;
 use crate::types::{CannotFreeze, CloseReason};
 
 /// Bytes of input that may wait for the handshake: more than a peer may send before an answer.
@@ -358,9 +360,11 @@ impl<S> Connection<S> {
             Tail::None => &[],
             Tail::Static(bytes) => bytes,
             Tail::Counted(bytes, part) => &bytes[part.clone()],
+            Tail::Pages(Pages::Sealed(memory), place) => &memory[place.start as usize..place.end as usize],
+            Tail::Pages(Pages::File(_), _) => unreachable!("a file is read at once for connections with a layer"),
             Tail::Input(_) => unreachable!("input is lent to connections without a layer only"),
         };
-        let pieces = written.pieces.iter().map(|piece| piece.bytes());
+        let pieces = written.pieces.iter().flat_map(Payload::parts);
         for bytes in pieces.chain([plain.staged(), tail]) {
             for part in bytes.chunks(SEALED_PART_BYTES) {
                 let room = layer.sealed_bytes_max(part.len());

@@ -281,9 +281,11 @@ impl<S> Connection<S> {
     }
 
     /// Whether the send that [`Connection::begin_send`] has just returned is the last, with nothing to wait for after
-    /// it. If nothing else is in flight, the driver may then close together with it.
+    /// it. If nothing else is in flight, the driver may then close together with it. Never
+    /// for a part of a file.
     pub(crate) fn ends_with_send(&self, payload: &Payload) -> bool {
-        self.phase == Phase::Flushing { linger: false } && self.outbound.pending() == payload.len()
+        let is_last = self.phase == Phase::Flushing { linger: false } && self.outbound.pending() == payload.len();
+        is_last && !matches!(payload, Payload::File(_))
     }
 
     /// What else the driver must do. Each action except `Close` is returned once.

@@ -5,6 +5,7 @@
 //! peer's window at once is copied into the connection's own memory.
 
 use std::collections::VecDeque;
+use std::io;
 
 use crate::sys::arena::Arena;
 use crate::sys::payload::Payload;
@@ -75,6 +76,9 @@ impl Outbound {
                 (Some(Payload::Slice(slice)), Payload::Counted { bytes, start, end }) if self.backlog.is_none() => {
                     self.ready = Some(Payload::joined(slice, bytes, start, end));
                 }
+                (Some(Payload::Slice(slice)), Payload::File(part)) if self.backlog.is_none() => {
+                    self.ready = Some(Payload::File(Box::new(part.behind(slice))));
+                }
                 (ready, payload) => {
                     self.ready = ready;
                     self.backlog.get_or_insert_default().push_back(payload);
@@ -120,13 +124,15 @@ impl Outbound {
     }
 
     /// A copy of everything that was not sent. Nothing may be in flight.
-    pub(crate) fn copy(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// If a part of a file cannot be read.
+    pub(crate) fn copy(&self) -> io::Result<Vec<u8>> {
         debug_assert!(!self.in_flight, "what is in flight is neither sent nor unsent");
         let backlog = self.backlog.iter().flat_map(|backlog| backlog.iter());
         let mut bytes = Vec::with_capacity(self.pending);
-        let parts = self.ready.iter().chain(backlog).flat_map(Payload::parts);
-        parts.for_each(|part| bytes.extend_from_slice(part));
-        bytes
+        self.ready.iter().chain(backlog).try_for_each(|payload| payload.append_to(&mut bytes))?;
+        Ok(bytes)
     }
 
     pub(crate) fn is_in_flight(&self) -> bool {
@@ -161,12 +167,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::file_part::{FilePart, Pages};
+    use crate::sys::sealed_memory::SealedMemory;
 
     #[derive(Clone, Debug)]
     enum Step {
         Write(usize),
         Static(usize),
         Counted(usize),
+        Sealed(usize),
         EndTurn,
         /// Completes the send in flight with this part of 256.
         Sent(u8),
@@ -181,6 +190,7 @@ mod tests {
             4 => (1..5000usize).prop_map(Step::Write),
             1 => (1..70_000usize).prop_map(Step::Static),
             1 => (1..70_000usize).prop_map(Step::Counted),
+            1 => (1..70_000usize).prop_map(Step::Sealed),
             2 => Just(Step::EndTurn),
             3 => any::<u8>().prop_map(Step::Sent),
         ], 1..300)) {
@@ -191,7 +201,10 @@ mod tests {
             let mut next = 0u8;
             let finish = |outbound: &mut Outbound, payload: Payload, share: usize, received: &mut Vec<u8>| {
                 let count = payload.len() * share / 255;
-                received.extend(payload.parts().concat().iter().take(count));
+                let before = received.len();
+                payload.append_to(received).expect("readable");
+                assert_eq!(received.len() - before, payload.len());
+                received.truncate(before + count);
                 outbound.sent(payload, count);
             };
             for step in steps {
@@ -211,7 +224,19 @@ mod tests {
                         written.extend_from_slice(&bytes[1..]);
                         outbound.push(Payload::Counted { bytes, start: 1, end: length as u32 + 1 });
                     }
+                    Step::Sealed(length) => {
+                        let bytes: Vec<u8> = (0..=length).map(|index| index as u8).collect();
+                        let memory = SealedMemory::read_from(&bytes[..], bytes.len()).expect("memory");
+                        written.extend_from_slice(&bytes[1..]);
+                        let part = FilePart::new(Pages::Sealed(memory.into()), 1..bytes.len() as u64);
+                        outbound.push(Payload::File(Box::new(part)));
+                    }
                     Step::EndTurn => {
+                        prop_assert_eq!(in_flight.is_some(), outbound.is_in_flight());
+                        if in_flight.is_none() {
+                            let copy = outbound.copy().expect("readable");
+                            prop_assert!(copy == written[received.len()..]);
+                        }
                         if let Some((payload, when_full)) = outbound.begin_send() {
                             prop_assert_eq!(payload.is_shared(), when_full == WhenFull::Return);
                             in_flight = Some(payload);

@@ -1,7 +1,9 @@
 //! What a callback of a connection can do.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +11,9 @@ use super::others::{self, Others, Unreachable};
 use super::{Command, Context, Timers};
 use crate::config::ConnectionTimeouts;
 use crate::messages::SendError;
-use crate::sys::arena::Slice;
+use crate::sys::file_part::{FilePart, Pages};
+use crate::sys::payload::Payload;
+use crate::sys::sealed_memory::SealedMemory;
 use crate::target::Target;
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
 use crate::types::{ConnectionId, Next, TimerKey};
@@ -26,6 +30,10 @@ const COUNTED_JOINED_BYTES_MIN: usize = 8 * 1024;
 /// The same after earlier output, where it costs a separate send.
 const COUNTED_BEHIND_BYTES_MIN: usize = 16 * 1024;
 
+/// Parts of files and of sealed memory of at least this size are sent from where they are, which takes three more system
+/// calls.
+const FILE_BYTES_MIN: u64 = 32 * 1024;
+
 /// Input of at least this size is sent back from where it is.
 const FORWARD_BYTES_MIN: usize = 1024;
 
@@ -37,12 +45,14 @@ pub(crate) enum Tail {
     Input(Range<usize>),
     Static(&'static [u8]),
     Counted(Rc<[u8]>, Range<usize>),
+    /// Only sealed memory where the connection has a layer.
+    Pages(Pages, Range<u64>),
 }
 
 /// The output of a callback.
 pub(crate) struct Written {
-    /// Output from before it acted on other connections.
-    pub(crate) pieces: Vec<Slice>,
+    /// Output from before it acted on other connections, and output that later output follows without a copy.
+    pub(crate) pieces: Vec<Payload>,
     pub(crate) tail: Tail,
     /// Whether the callback from which this one was called, if any, is for a connection with a layer.
     pub(crate) was_layered: bool,
@@ -71,7 +81,7 @@ pub struct Io<'a> {
     pending: usize,
     /// The callback's input, if it is in a receive buffer that may be lent.
     lendable: &'a [u8],
-    pieces: Vec<Slice>,
+    pieces: Vec<Payload>,
     tail: Tail,
     was_layered: bool,
 }
@@ -116,6 +126,12 @@ impl Io<'_> {
         self.own.label
     }
 
+    /// Whether the connection has TLS, or another [layer](crate::layer).
+    #[inline]
+    pub fn is_secured(&self) -> bool {
+        self.context.is_layered
+    }
+
     /// Appends `bytes` to the output.
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) {
@@ -155,6 +171,45 @@ impl Io<'_> {
         }
     }
 
+    /// Appends part of a file. On a connection without TLS, parts of 16 KiB or more are not copied: the socket gets references to
+    /// the pages of the page cache (sendfile(2)). Then the file is read while the peer takes it: if the file has become shorter by then,
+    /// the connection is closed before the end of the part; if its content has changed, the peer may get the new one.
+    ///
+    /// A slow disk holds up the worker's other connections. The engine reads up to 1 MiB at once, and reads what was not sent when the
+    /// connection moves to another worker: so give a large file in parts (see [`Io::is_full`] and [`Io::wait_for_room`]).
+    ///
+    /// # Errors
+    /// If the file is read at once, and cannot be read or ends before `part` does. Nothing is appended then.
+    pub fn write_file(&mut self, file: &Rc<File>, part: Range<u64>) -> io::Result<()> {
+        let length = part.end.saturating_sub(part.start);
+        if length < FILE_BYTES_MIN || self.context.is_layered {
+            let length = usize::try_from(length).map_err(io::Error::other)?;
+            file.read_exact_at(&mut self.reserve(length)[..length], part.start)?;
+            self.commit(length);
+        } else {
+            self.append_pages(Pages::File(Rc::clone(file)), part);
+        }
+        Ok(())
+    }
+
+    /// Appends part of sealed memory. From 16 KiB on it is not copied, even if other output comes before it.
+    ///
+    /// # Panics
+    /// If `part` does not lie within `memory`.
+    pub fn write_sealed(&mut self, memory: &Rc<SealedMemory>, part: Range<usize>) {
+        if (part.len() as u64) < FILE_BYTES_MIN {
+            self.write(&memory[part]);
+        } else {
+            assert!(part.end <= memory.len(), "the part ends at {} of {} bytes", part.end, memory.len());
+            self.append_pages(Pages::Sealed(Rc::clone(memory)), part.start as u64..part.end as u64);
+        }
+    }
+
+    fn append_pages(&mut self, pages: Pages, place: Range<u64>) {
+        self.flatten();
+        self.tail = Tail::Pages(pages, place);
+    }
+
     /// Appends part of this callback's input. If it fills a large part of a receive buffer and no other output
     /// waits, it is sent from that buffer without a copy.
     #[inline]
@@ -192,6 +247,7 @@ impl Io<'_> {
             Tail::Input(range) => range.len(),
             Tail::Static(bytes) => bytes.len(),
             Tail::Counted(_, part) => part.len(),
+            Tail::Pages(_, place) => (place.end - place.start) as usize,
         };
         self.pending + self.context.arena.staged_len() + tail
     }
@@ -273,9 +329,13 @@ impl Io<'_> {
     /// Sets aside the written bytes: they belong to this connection, whichever connection writes next.
     fn set_aside(&mut self) {
         self.flatten();
+        self.set_staged_aside();
+    }
+
+    fn set_staged_aside(&mut self) {
         if let Some(slice) = self.context.arena.seal() {
             self.pending += slice.len();
-            self.pieces.push(slice);
+            self.pieces.push(Payload::Slice(slice));
         }
     }
 
@@ -406,6 +466,15 @@ impl Io<'_> {
             Tail::Input(range) => self.context.arena.write(&self.lendable[range]),
             Tail::Static(bytes) => self.context.arena.write(bytes),
             Tail::Counted(bytes, part) => self.context.arena.write(&bytes[part]),
+            Tail::Pages(Pages::Sealed(memory), place) if self.context.is_layered => {
+                self.context.arena.write(&memory[place.start as usize..place.end as usize]);
+            }
+            Tail::Pages(pages, place) => {
+                self.set_staged_aside();
+                let part = FilePart::new(pages, place);
+                self.pending += part.len();
+                self.pieces.push(Payload::File(Box::new(part)));
+            }
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What a send reads from: memory that its owner cannot touch while the kernel may read it.
 
+use std::io;
 use std::ptr;
 use std::rc::Rc;
 
 use super::arena::Slice;
 use super::buffer_ring::Lease;
+use super::file_part::FilePart;
 
 /// Bytes to send, with the memory that holds them.
 pub(crate) enum Payload {
@@ -32,6 +34,8 @@ pub(crate) enum Payload {
     },
     /// Part of this turn's output, followed by counted memory: one send for both.
     Joined(Box<Joined>),
+    /// Part of a file, and perhaps part of this turn's output before it.
+    File(Box<FilePart>),
 }
 
 /// See [`Payload::Joined`].
@@ -75,7 +79,7 @@ impl Payload {
         Self::Joined(Box::new(Joined { first: slice, bytes, start, end, message, parts: [nothing; 2] }))
     }
 
-    /// The bytes, in one piece or two.
+    /// The bytes, in one piece or two, without those that are still in a file.
     pub(crate) fn parts(&self) -> [&[u8]; 2] {
         match self {
             Self::Slice(slice) => [slice.bytes(), &[]],
@@ -84,7 +88,20 @@ impl Payload {
             Self::Static(bytes) => [bytes, &[]],
             Self::Counted { bytes, start, end } => [&bytes[*start as usize..*end as usize], &[]],
             Self::Joined(joined) => [joined.first.bytes(), joined.second()],
+            Self::File(part) => [part.bytes(), &[]],
         }
+    }
+
+    /// Appends all bytes to `to`.
+    ///
+    /// # Errors
+    /// If some are in a file that cannot be read, or has become shorter.
+    pub(crate) fn append_to(&self, to: &mut Vec<u8>) -> io::Result<()> {
+        if let Self::File(part) = self {
+            return part.append_to(to);
+        }
+        self.parts().into_iter().for_each(|part| to.extend_from_slice(part));
+        Ok(())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -95,6 +112,15 @@ impl Payload {
             Self::Static(bytes) => bytes.len(),
             Self::Counted { start, end, .. } => (end - start) as usize,
             Self::Joined(joined) => joined.first.len() + (joined.end - joined.start) as usize,
+            Self::File(part) => part.len(),
+        }
+    }
+
+    /// Bytes sent by an operation with this result. That of a file's part was a poll for room, unless its bytes had been read.
+    pub(super) fn sent(&self, result: i32) -> i32 {
+        match self {
+            Self::File(part) if part.bytes().is_empty() => result.min(0),
+            _ => result,
         }
     }
 
@@ -118,6 +144,7 @@ impl Payload {
                 assert!(count - of_first <= joined.second().len(), "advanced past the end of counted memory");
                 joined.start += (count - of_first) as u32;
             }
+            Self::File(part) => part.advance(count),
         }
     }
 
@@ -132,12 +159,24 @@ impl Payload {
                 let second = Self::Counted { bytes, start, end };
                 if first.len() == 0 { (second, None) } else { (copy(first.bytes()), Some(second)) }
             }
+            Self::File(part) if part.is_shared() => {
+                let (first, part) = part.split();
+                let part = Self::File(Box::new(part));
+                match first {
+                    Some(first) => (copy(first.bytes()), Some(part)),
+                    None => (part, None),
+                }
+            }
             other => (other, None),
         }
     }
 
     /// Whether all connections of the worker share the memory, so that no slow peer may hold it.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self, Self::Slice(_) | Self::Lease(_) | Self::Joined(_))
+        match self {
+            Self::Slice(_) | Self::Lease(_) | Self::Joined(_) => true,
+            Self::File(part) => part.is_shared(),
+            Self::Owned { .. } | Self::Static(_) | Self::Counted { .. } => false,
+        }
     }
 }

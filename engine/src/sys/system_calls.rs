@@ -13,6 +13,7 @@
 //! | `read`, `write` | event descriptors, signals, the log, the access log |
 //! | `writev` | the message of a panic |
 //! | `recvmsg`, `sendmsg` | channels to the master and to other workers |
+//! | `sendfile`, with `sendmsg` and `fcntl` | answers from files and sealed memory |
 //! | `socketpair` of packets, `getsockopt` | the channel to a worker that is visited, the process at its other end, connections that arrive |
 //! | `accept4`, `shutdown`, `close` | the accept queue of a listener that closes, the end of connections |
 //! | `getpeername`, `getsockname` | `Peer::address`, `Peer::local_address`, listeners with settings of their own |
@@ -141,6 +142,7 @@ fn allowed() -> io::Result<Rules> {
         libc::SYS_close,
         libc::SYS_recvmsg,
         libc::SYS_sendmsg,
+        libc::SYS_sendfile,
         libc::SYS_accept4,
         libc::SYS_shutdown,
         libc::SYS_getpeername,

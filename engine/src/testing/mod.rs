@@ -580,7 +580,17 @@ impl<P: Protocol> Harness<P> {
             client.waiting_send = Some(payload);
             return has_moved;
         }
-        client.wire.output.extend(payload.parts().into_iter().flatten().take(count));
+        let before = client.wire.output.len();
+        if payload.append_to(&mut client.wire.output).is_err() {
+            // As a send that fails.
+            client.wire.output.truncate(before);
+            self.on(index, |connection, _, _, context| {
+                connection.send_ended(payload);
+                connection.fail(context);
+            });
+            return true;
+        }
+        client.wire.output.truncate(before + count);
         if let Some(window) = &mut client.wire.window {
             *window -= count;
         }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
@@ -182,6 +183,8 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
                 .inspect_err(|error| tracing::warn!(slot, %error, "if the master is killed, no other master can find this worker"))
                 .ok()
         });
+        // sendfile(2) to a connection that was reset raises it, and a program that embeds the engine may not ignore it.
+        SigSet::from(Signal::SIGPIPE).thread_block().map_err(|error| system("the signal mask")(error.into()))?;
         let inbox = Inbox::new(settings.limits.mailbox_messages_max).map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
         let meets = setup.signals && (P::STATE.is_some() || P::MESSAGES.is_some());

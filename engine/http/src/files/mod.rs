@@ -296,6 +296,9 @@ impl Found {
     fn cost(&self) -> Cost {
         self.all().fold(Cost::default(), |cost, one| match &one.content {
             Content::Memory(bytes) => Cost { bytes: cost.bytes + bytes.len(), ..cost },
+            Content::Sealed(memory) => {
+                Cost { bytes: cost.bytes + memory.len(), descriptors: cost.descriptors + 1 }
+            }
             Content::Open(_) => Cost { descriptors: cost.descriptors + 1, ..cost },
         })
     }
@@ -358,6 +361,9 @@ impl Found {
                 Selection::Whole => reply.counted("", bytes),
                 _ => reply.bytes("", &bytes[start as usize..end_of_part as usize]),
             },
+            Content::Sealed(memory) if end_of_part - start <= WHOLE_BYTES_MAX => {
+                reply.sealed("", memory, start as usize..end_of_part as usize)
+            }
             content => {
                 let place = Place {
                     prefix: mount.prefix.clone(),
@@ -384,7 +390,7 @@ impl Representation {
                 if (bytes.len() as u64) < identity.size {
                     continue;
                 }
-                Content::Memory(bytes.into())
+                Content::of(bytes)
             };
             let last_modified = modified.and_then(date::format).map(|date| date.to_string());
             return Ok(Self { entity_tag: quoted(&identity), identity, modified, last_modified, content });

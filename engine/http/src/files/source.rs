@@ -1,11 +1,9 @@
 //! The body of an answer that is read from a file while the client reads it.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use baton::CannotFreeze;
+use baton::{CannotFreeze, SealedMemory};
 use serde::{Deserialize, Serialize};
 
 use crate::connection::STREAM_BYTES_MAX;
@@ -16,8 +14,9 @@ use crate::out::Out;
 /// The name under which a source is thawed.
 pub(super) const NAME: &str = "file";
 
-/// Bytes read at once: together with an answer's head less than the 64 KiB blocks of the engine's output memory.
-const PART_BYTES: usize = 60 * 1024;
+/// Bytes read at once on a connection with TLS: together with an answer's head less than the 64 KiB blocks of the engine's
+/// output memory.
+const SECURED_PART_BYTES: usize = 60 * 1024;
 
 /// Which part of which file: what another worker needs to continue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,24 +42,39 @@ pub(super) struct FileSource {
 /// Where a file's bytes are.
 #[derive(Clone)]
 pub(super) enum Content {
+    /// A small one.
     Memory(Rc<[u8]>),
+    /// One that is worth a descriptor.
+    Sealed(Rc<SealedMemory>),
     Open(Rc<File>),
+}
+
+/// From this size on the engine sends sealed memory without copying it.
+const SEALED_BYTES_MIN: usize = 16 * 1024;
+
+impl Content {
+    /// A file that was read. It is not sealed where that is not possible now, as without a free descriptor.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        if bytes.len() >= SEALED_BYTES_MIN
+            && let Ok(memory) = SealedMemory::read_from(&bytes[..], bytes.len())
+        {
+            return Self::Sealed(Rc::new(memory));
+        }
+        Self::Memory(bytes.into())
+    }
 }
 
 impl Source for FileSource {
     fn next(&mut self, out: &mut Out<'_, '_>) -> Result<Progress, Error> {
         let Place { start, end, .. } = &mut self.place;
         let left = usize::try_from(*end - *start).unwrap_or(usize::MAX);
-        let count = match &self.content {
-            Content::Memory(bytes) => {
-                let count = left.min(STREAM_BYTES_MAX);
-                out.write_counted(bytes, *start as usize..*start as usize + count);
-                count
-            }
-            Content::Open(file) => out.fill(left.min(PART_BYTES), |part| read(file, part, *start))?,
-        };
-        if count == 0 && left > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter").into());
+        let is_read = matches!(self.content, Content::Open(_)) && out.is_secured();
+        let count = left.min(if is_read { SECURED_PART_BYTES } else { STREAM_BYTES_MAX });
+        let part = *start as usize..*start as usize + count;
+        match &self.content {
+            Content::Memory(bytes) => out.write_counted(bytes, part),
+            Content::Sealed(memory) => out.write_sealed(memory, part),
+            Content::Open(file) => out.write_file(file, *start..*start + count as u64)?,
         }
         *start += count as u64;
         Ok(if start == end { Progress::End } else { Progress::More })
@@ -69,14 +83,5 @@ impl Source for FileSource {
     fn freeze(&self, state: &mut Vec<u8>) -> Result<&'static str, CannotFreeze> {
         serde_json::to_writer(state, &self.place).map_err(|_| CannotFreeze::Stays)?;
         Ok(NAME)
-    }
-}
-
-fn read(file: &File, part: &mut [u8], at: u64) -> io::Result<usize> {
-    loop {
-        match file.read_at(part, at) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
     }
 }

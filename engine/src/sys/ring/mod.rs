@@ -7,6 +7,7 @@
 mod operations;
 mod user_data;
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
@@ -141,6 +142,8 @@ pub(crate) struct Ring {
     held_free: u32,
     harvest: Vec<cqueue::Entry>,
     harvested: usize,
+    /// Sends that ended when they were pushed.
+    done: VecDeque<(Key, i32, Payload)>,
     timeout_at: Box<Timespec>,
     /// Accepts, receives and sends that are still in flight in the kernel.
     outstanding: usize,
@@ -208,6 +211,7 @@ impl Ring {
             held_free: NONE,
             harvest: Vec::with_capacity(1024),
             harvested: 0,
+            done: VecDeque::new(),
             timeout_at: Box::new(Timespec::new()),
             outstanding: 0,
             features,
@@ -276,14 +280,17 @@ impl Ring {
 
     /// Completions harvested and not yet taken.
     pub(crate) fn waiting(&self) -> usize {
-        self.harvest.len() - self.harvested
+        self.harvest.len() - self.harvested + self.done.len()
     }
 
     /// The next completion of the last [`Ring::enter`].
     #[inline]
     pub(crate) fn next(&mut self) -> Option<Completion> {
         loop {
-            let entry = self.harvest.get(self.harvested)?;
+            let Some(entry) = self.harvest.get(self.harvested) else {
+                let (key, result, payload) = self.done.pop_front()?;
+                return Some(Completion::Sent { key, result, payload });
+            };
             let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
             self.harvested += 1;
             let more = cqueue::more(flags);
@@ -301,7 +308,7 @@ impl Ring {
             } else if kind == Kind::Send as u8 {
                 self.outstanding -= 1;
                 let Held::Payload(payload) = self.take_held(operation) else { unreachable!("a send holds a payload") };
-                Completion::Sent { key, result, payload }
+                Completion::Sent { key, result: payload.sent(result), payload }
             } else if kind == Kind::Accept as u8 {
                 self.outstanding -= usize::from(!more);
                 let result = if result < 0 { Err(-result) } else { Ok(Socket(result)) };

@@ -1,7 +1,7 @@
 //! The operations that can be pushed. Each moves the memory to which it points into the ring until its completion.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use io_uring::register::Restriction;
 use io_uring::types::{CancelBuilder, Fd, TimeoutFlags, Timespec};
@@ -11,6 +11,7 @@ use socket2::SockAddr;
 use super::user_data::Kind;
 use super::{Held, Key, Operations, Ring, Socket, WhenFull};
 use crate::sys::buffer_ring::Group;
+use crate::sys::file_part::FileSent;
 use crate::sys::payload::Payload;
 
 /// Enables a ring that was set up as disabled, with only these operations and flags, and with no further registrations
@@ -95,11 +96,34 @@ impl Ring {
     #[inline]
     pub(crate) fn send(&mut self, socket: &Socket, key: Key, payload: Payload, when_full: WhenFull) {
         let flags = if when_full == WhenFull::Return { libc::MSG_DONTWAIT } else { 0 };
-        self.push_send(socket, key, payload, flags, squeue::Flags::empty());
+        match payload {
+            Payload::File(_) => self.send_file(socket, key, payload, when_full),
+            _ => self.push_send(socket, key, payload, flags, squeue::Flags::empty()),
+        }
     }
 
-    /// Sends `payload` and, if all of it fitted into the peer's window at once, closes. Nothing may be armed on the
-    /// socket. If the completion reports less than the whole length, the socket is still open.
+    /// Sends part of a file in this call, because the ring's operation for it (splice) needs another thread. The next turn
+    /// gets the completion. If the send must wait for room, the ring polls for it, and the completion says that no byte was
+    /// sent.
+    fn send_file(&mut self, socket: &Socket, key: Key, mut payload: Payload, when_full: WhenFull) {
+        let Payload::File(part) = &mut payload else { unreachable!("the caller has looked") };
+        let result = match part.send(socket.as_fd()) {
+            FileSent::Bytes(count) => i32::try_from(count).unwrap_or(i32::MAX),
+            FileSent::Full if when_full == WhenFull::Wait => {
+                let operation = self.hold(Held::Payload(payload));
+                self.outstanding += 1;
+                let entry = opcode::PollAdd::new(Fd(socket.0), libc::POLLOUT as u32).build();
+                return self.push(entry, Kind::Send.pack(operation, key));
+            }
+            FileSent::Full => -libc::EAGAIN,
+            FileSent::Read => return self.push_send(socket, key, payload, 0, squeue::Flags::empty()),
+            FileSent::Failed(error) => -error,
+        };
+        self.done.push_back((key, result, payload));
+    }
+
+    /// Sends `payload`, which is not part of a file, and, if all of it fitted into the peer's window at once, closes. Nothing
+    /// may be armed on the socket. If the completion reports less than the whole length, the socket is still open.
     ///
     /// `MSG_WAITALL` makes a short send break the link, and with `MSG_DONTWAIT` it still returns at once
     /// (io_uring_enter(2), `IOSQE_IO_LINK`).
@@ -215,14 +239,21 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::fs::File;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
     use std::rc::Rc;
+    use std::thread;
+    use std::time::Duration;
+
+    use socket2::SockRef;
 
     use super::*;
     use crate::sys::arena::Arena;
     use crate::sys::features::Features;
+    use crate::sys::file_part::{FilePart, Pages};
+    use crate::sys::sealed_memory::SealedMemory;
     use crate::sys::ring::{Completion, RingSizes};
 
     const KEY: Key = Key { slot: 1, generation: 1 };
@@ -297,5 +328,131 @@ mod tests {
             assert_eq!(&received, b"head, body");
             ring.close(socket);
         }
+    }
+
+    /// A connection: the ring's end, and the peer's.
+    fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        (Socket::from(OwnedFd::from(listener.accept().expect("accepted").0)), peer)
+    }
+
+    fn sent(ring: &mut Ring) -> (i32, Payload) {
+        loop {
+            ring.enter(u32::from(ring.waiting() == 0)).expect("entered");
+            if let Some(Completion::Sent { result, payload, .. }) = ring.next() {
+                return (result, payload);
+            }
+        }
+    }
+
+    /// A file with these bytes.
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(bytes).expect("written");
+        file
+    }
+
+    #[test]
+    fn parts_of_files_arrive_with_what_goes_before_them() {
+        let bytes: Vec<u8> = (0..300_000_u32).map(|index| (index / 7) as u8).collect();
+        let sealed = SealedMemory::read_from(&bytes[..], bytes.len()).expect("memory");
+        for pages in [Pages::Sealed(sealed.into()), Pages::File(file(&bytes).into())] {
+            let mut ring = ring(Operations::AcceptedConnections);
+            let (socket, mut peer) = pair();
+            let reader = thread::spawn(move || {
+                let mut received = Vec::new();
+                peer.read_to_end(&mut received).map(|_| received)
+            });
+            let mut arena = Arena::new();
+            arena.write(b"head, ");
+            let part = FilePart::new(pages, 1..299_999).behind(arena.seal().expect("staged"));
+            let mut payload = Payload::File(Box::new(part));
+            while payload.len() > 0 {
+                let when_full = if payload.is_shared() { WhenFull::Return } else { WhenFull::Wait };
+                ring.send(&socket, KEY, payload, when_full);
+                let (result, rest) = sent(&mut ring);
+                payload = rest;
+                payload.advance(result.max(0) as usize);
+                assert!(result >= 0 || result == -libc::EAGAIN, "{result}");
+            }
+            ring.close(socket);
+            ring.enter(0).expect("entered");
+            let received = reader.join().expect("no panic").expect("received");
+            assert!(received == [b"head, ", &bytes[1..299_999]].concat());
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_file_waits_for_room_and_its_wait_can_be_cancelled() {
+        let (mut ring, (socket, mut peer)) = (ring(Operations::AcceptedConnections), pair());
+        let pages = Pages::File(file(&[7; 4 << 20]).into());
+        let part = |start| Payload::File(Box::new(FilePart::new(pages.clone(), start..64 << 20)));
+        let mut at = 0;
+        // Fills the socket's buffer.
+        loop {
+            ring.send(&socket, KEY, part(at), WhenFull::Return);
+            match sent(&mut ring).0 {
+                count @ 1.. => at += count as u64,
+                result => break assert_eq!(result, -libc::EAGAIN),
+            }
+        }
+        ring.send(&socket, KEY, part(at), WhenFull::Wait);
+        ring.enter(0).expect("entered");
+        assert!(ring.next().is_none() && ring.outstanding == 1);
+        ring.cancel_socket(&socket);
+        assert_eq!(sent(&mut ring).0, -libc::ECANCELED);
+        ring.send(&socket, KEY, part(at), WhenFull::Wait);
+        ring.enter(0).expect("entered");
+        let mut received = vec![0; at as usize];
+        peer.read_exact(&mut received).expect("received");
+        // There is room, so it is to be sent again.
+        assert_eq!((sent(&mut ring).0, ring.outstanding), (0, 0));
+        ring.close(socket);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_or_its_socket_is_told() {
+        let (mut ring, (socket, peer)) = (ring(Operations::AcceptedConnections), pair());
+        let mut result_of = |pages: Pages, place| {
+            ring.send(&socket, KEY, Payload::File(Box::new(FilePart::new(pages, place))), WhenFull::Wait);
+            sent(&mut ring).0
+        };
+        let short = file(&[1; 10]);
+        assert_eq!(result_of(Pages::File(short.try_clone().expect("a descriptor").into()), 0..20), 10);
+        assert_eq!(result_of(Pages::File(short.into()), 10..20), -libc::EIO);
+        let folder = File::open("/").expect("a folder");
+        assert_eq!(result_of(Pages::File(folder.into()), 0..20), -libc::EISDIR);
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("set");
+        drop(peer);
+        let pages = Pages::File(file(&[1; 10]).into());
+        let results: Vec<i32> = (0..2).map(|_| result_of(pages.clone(), 0..10)).collect();
+        assert!(results.contains(&-libc::EPIPE) || results.contains(&-libc::ECONNRESET), "{results:?}");
+        ring.close(socket);
+    }
+
+    /// As where sendfile(2) fails with EINVAL.
+    #[test]
+    fn what_was_read_of_a_file_is_sent_in_the_usual_way() {
+        let (mut ring, (socket, mut peer)) = (ring(Operations::AcceptedConnections), pair());
+        let bytes: Vec<u8> = (0..100_000_u32).map(|index| (index / 7) as u8).collect();
+        let mut part = FilePart::new(Pages::File(file(&bytes).into()), 0..100_000);
+        assert!(matches!(part.read_next(), FileSent::Read));
+        assert!(*part.bytes() == bytes[..65_536]);
+        ring.push_send(&socket, KEY, Payload::File(Box::new(part)), 0, squeue::Flags::empty());
+        let mut received = Vec::new();
+        loop {
+            let (result, mut rest) = sent(&mut ring);
+            let before = received.len();
+            received.resize(before + usize::try_from(result).expect("sent"), 0);
+            rest.advance(received.len() - before);
+            peer.read_exact(&mut received[before..]).expect("received");
+            if rest.len() == 0 {
+                break;
+            }
+            ring.send(&socket, KEY, rest, WhenFull::Wait);
+        }
+        assert!(received == bytes);
+        ring.close(socket);
     }
 }
