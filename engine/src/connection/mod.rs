@@ -230,7 +230,7 @@ impl<S> Connection<S> {
     #[inline]
     pub(crate) fn held_bytes(&self) -> usize {
         let of_handshake = if matches!(self.phase, Phase::Handshake { .. }) { HANDSHAKE_HELD_BYTES } else { 0 };
-        self.input.capacity() + self.outbound.pending() + self.own.held_bytes as usize + of_handshake
+        self.input.capacity() + self.outbound.held_bytes() + self.own.held_bytes as usize + of_handshake
     }
 
     /// Applies the settings of the listener at which it arrived.

@@ -24,6 +24,9 @@ pub(crate) struct Outbound {
     #[expect(clippy::box_collection, reason = "eight bytes instead of 32 per idle connection")]
     backlog: Option<Box<VecDeque<Payload>>>,
     in_flight: bool,
+    /// Pending bytes that need no memory of the connection: parts of files and of shared memory. A part that is partly sent
+    /// counts whole.
+    uncounted: u32,
     /// Bytes pushed and not yet taken by the kernel.
     pending: usize,
 }
@@ -32,6 +35,12 @@ impl Outbound {
     /// Bytes pushed and not yet taken by the kernel.
     pub(crate) fn pending(&self) -> usize {
         self.pending
+    }
+
+    /// Memory for the bytes that were pushed and that the kernel has not taken yet.
+    #[inline]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.pending.saturating_sub(self.uncounted as usize)
     }
 
     /// Whether [`Outbound::begin_send`] would return something.
@@ -62,10 +71,14 @@ impl Outbound {
     }
 
     /// Appends `payload`, and copies it if it is shared memory that would have to wait.
-    pub(crate) fn push(&mut self, payload: Payload) {
+    pub(crate) fn push(&mut self, mut payload: Payload) {
         let length = payload.len();
         if length == 0 {
             return;
+        }
+        if let Payload::File(part) = &mut payload {
+            part.limit_uncounted(u32::MAX - self.uncounted);
+            self.uncounted += part.uncounted();
         }
         if self.pending == 0 {
             self.ready = Some(payload);
@@ -113,6 +126,7 @@ impl Outbound {
         self.in_flight = false;
         self.pending -= count;
         if count == payload.len() {
+            self.uncounted -= payload.uncounted();
             return;
         }
         payload.advance(count);
@@ -141,10 +155,11 @@ impl Outbound {
 
     /// Drops everything that is not in flight.
     pub(crate) fn clear(&mut self) {
-        let queued = |payload: &Payload| payload.len();
-        let ready = self.ready.take().as_ref().map_or(0, queued);
-        let backlog: usize = self.backlog.take().map_or(0, |backlog| backlog.iter().map(queued).sum());
-        self.pending -= ready + backlog;
+        let backlog = self.backlog.take().into_iter().flat_map(|backlog| *backlog);
+        for payload in self.ready.take().into_iter().chain(backlog) {
+            self.pending -= payload.len();
+            self.uncounted -= payload.uncounted();
+        }
     }
 
     fn copy_to_backlog(&mut self, bytes: &[u8]) {
@@ -250,6 +265,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(outbound.pending(), written.len() - received.len());
+                prop_assert!(outbound.held_bytes() <= outbound.pending());
             }
             if let Some(payload) = in_flight.take() {
                 finish(&mut outbound, payload, 255, &mut received);
@@ -258,7 +274,7 @@ mod tests {
                 finish(&mut outbound, payload, 255, &mut received);
             }
             prop_assert!(received == written);
-            prop_assert_eq!(outbound.pending(), 0);
+            prop_assert_eq!((outbound.pending(), outbound.uncounted), (0, 0));
         }
     }
 }

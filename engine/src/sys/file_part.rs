@@ -56,8 +56,10 @@ pub(crate) struct FilePart {
     first: Option<Slice>,
     pages: Pages,
     place: Range<u64>,
-    /// The beginning of the part, where the kernel could not send it from the file.
+    /// The beginning of the part, if the kernel cannot send it from the file.
     read: Vec<u8>,
+    /// Bytes of it that are not counted as memory of the connection.
+    uncounted: u32,
 }
 
 /// What came of [`FilePart::send`].
@@ -74,7 +76,24 @@ pub(super) enum FileSent {
 
 impl FilePart {
     pub(crate) fn new(pages: Pages, place: Range<u64>) -> Self {
-        Self { first: None, pages, place, read: Vec::new() }
+        let length = place.end - place.start;
+        let uncounted = match &pages {
+            // Others have it, too, such as a cache and other connections: each counts its part.
+            Pages::Sealed(memory) => length - length / Rc::strong_count(memory) as u64,
+            Pages::File(_) => length,
+        };
+        Self { first: None, pages, place, read: Vec::new(), uncounted: u32::try_from(uncounted).unwrap_or(u32::MAX) }
+    }
+
+    /// Bytes of it that are not counted as memory of the connection: what is in a file, and the part of sealed memory that
+    /// other owners count. It stays the same until the part is gone.
+    pub(crate) fn uncounted(&self) -> u32 {
+        self.uncounted
+    }
+
+    /// Counts all but `most` bytes.
+    pub(crate) fn limit_uncounted(&mut self, most: u32) {
+        self.uncounted = self.uncounted.min(most);
     }
 
     /// The same, with `first` before it.

@@ -116,6 +116,14 @@ impl Payload {
         }
     }
 
+    /// See [`FilePart::uncounted`].
+    pub(crate) fn uncounted(&self) -> u32 {
+        match self {
+            Self::File(part) => part.uncounted(),
+            _ => 0,
+        }
+    }
+
     /// Bytes sent by an operation with this result. That of a file's part was a poll for room, unless its bytes had been read.
     pub(super) fn sent(&self, result: i32) -> i32 {
         match self {

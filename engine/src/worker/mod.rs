@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 
 use self::event_loop::{EventLoop, Parts};

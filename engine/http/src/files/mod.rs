@@ -48,9 +48,11 @@ pub struct FilesConfig {
     /// Memory for files in each worker, default 64 MiB. 0 keeps none: each request opens its file, and looks for a sibling
     /// if the client accepts one; answers then have `Vary: Accept-Encoding` unless no sibling was found.
     pub cache_bytes_max: usize,
-    /// Files up to this size are kept in memory, default 512 KiB. Larger ones are read in parts as clients take them.
+    /// Files up to this size are kept in memory, default 512 KiB. Larger ones stay open and go out in parts as clients read
+    /// them. Without TLS, the socket gets the pages of either without a copy, from 32 KiB on
+    /// ([`SealedMemory`](baton::SealedMemory), [`Io::write_file`](baton::Io::write_file)).
     pub cached_file_bytes_max: usize,
-    /// Number of larger files that each worker keeps open for the next request, default 128.
+    /// Number of file descriptors that each worker keeps for files, default 512: one for each file of 32 KiB or more.
     pub open_files_max: usize,
     /// How long a file counts as unchanged before it is checked again, in milliseconds, default 1,000.
     pub valid_ms: u64,
@@ -58,7 +60,7 @@ pub struct FilesConfig {
 
 impl Default for FilesConfig {
     fn default() -> Self {
-        Self { cache_bytes_max: 64 << 20, cached_file_bytes_max: 512 << 10, open_files_max: 128, valid_ms: 1_000 }
+        Self { cache_bytes_max: 64 << 20, cached_file_bytes_max: 512 << 10, open_files_max: 512, valid_ms: 1_000 }
     }
 }
 
@@ -296,9 +298,7 @@ impl Found {
     fn cost(&self) -> Cost {
         self.all().fold(Cost::default(), |cost, one| match &one.content {
             Content::Memory(bytes) => Cost { bytes: cost.bytes + bytes.len(), ..cost },
-            Content::Sealed(memory) => {
-                Cost { bytes: cost.bytes + memory.len(), descriptors: cost.descriptors + 1 }
-            }
+            Content::Sealed(memory) => Cost { bytes: cost.bytes + memory.len(), descriptors: cost.descriptors + 1 },
             Content::Open(_) => Cost { descriptors: cost.descriptors + 1, ..cost },
         })
     }
@@ -361,9 +361,8 @@ impl Found {
                 Selection::Whole => reply.counted("", bytes),
                 _ => reply.bytes("", &bytes[start as usize..end_of_part as usize]),
             },
-            Content::Sealed(memory) if end_of_part - start <= WHOLE_BYTES_MAX => {
-                reply.sealed("", memory, start as usize..end_of_part as usize)
-            }
+            // All of it is in memory in any case, and one send costs less than several.
+            Content::Sealed(memory) => reply.sealed("", memory, start as usize..end_of_part as usize),
             content => {
                 let place = Place {
                     prefix: mount.prefix.clone(),

@@ -49,8 +49,8 @@ pub(super) enum Content {
     Open(Rc<File>),
 }
 
-/// From this size on the engine sends sealed memory without copying it.
-const SEALED_BYTES_MIN: usize = 16 * 1024;
+/// The engine sends sealed memory of at least this size without copying it.
+const SEALED_BYTES_MIN: usize = 32 * 1024;
 
 impl Content {
     /// A file that was read. It is not sealed where that is not possible now, as without a free descriptor.

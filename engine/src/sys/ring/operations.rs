@@ -11,7 +11,7 @@ use socket2::SockAddr;
 use super::user_data::Kind;
 use super::{Held, Key, Operations, Ring, Socket, WhenFull};
 use crate::sys::buffer_ring::Group;
-use crate::sys::file_part::FileSent;
+use crate::sys::file_part::{FilePart, FileSent};
 use crate::sys::payload::Payload;
 
 /// Enables a ring that was set up as disabled, with only these operations and flags, and with no further registrations
@@ -97,17 +97,18 @@ impl Ring {
     pub(crate) fn send(&mut self, socket: &Socket, key: Key, payload: Payload, when_full: WhenFull) {
         let flags = if when_full == WhenFull::Return { libc::MSG_DONTWAIT } else { 0 };
         match payload {
-            Payload::File(_) => self.send_file(socket, key, payload, when_full),
-            _ => self.push_send(socket, key, payload, flags, squeue::Flags::empty()),
+            Payload::File(part) => self.send_file(socket, key, part, when_full),
+            payload => self.push_send(socket, key, payload, flags, squeue::Flags::empty()),
         }
     }
 
     /// Sends part of a file in this call, because the ring's operation for it (splice) needs another thread. The next turn
     /// gets the completion. If the send must wait for room, the ring polls for it, and the completion says that no byte was
     /// sent.
-    fn send_file(&mut self, socket: &Socket, key: Key, mut payload: Payload, when_full: WhenFull) {
-        let Payload::File(part) = &mut payload else { unreachable!("the caller has looked") };
-        let result = match part.send(socket.as_fd()) {
+    fn send_file(&mut self, socket: &Socket, key: Key, mut part: Box<FilePart>, when_full: WhenFull) {
+        let sent = part.send(socket.as_fd());
+        let payload = Payload::File(part);
+        let result = match sent {
             FileSent::Bytes(count) => i32::try_from(count).unwrap_or(i32::MAX),
             FileSent::Full if when_full == WhenFull::Wait => {
                 let operation = self.hold(Held::Payload(payload));
@@ -252,9 +253,9 @@ mod tests {
     use super::*;
     use crate::sys::arena::Arena;
     use crate::sys::features::Features;
-    use crate::sys::file_part::{FilePart, Pages};
-    use crate::sys::sealed_memory::SealedMemory;
+    use crate::sys::file_part::Pages;
     use crate::sys::ring::{Completion, RingSizes};
+    use crate::sys::sealed_memory::SealedMemory;
 
     const KEY: Key = Key { slot: 1, generation: 1 };
 
