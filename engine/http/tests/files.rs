@@ -350,6 +350,39 @@ fn a_large_file_is_read_as_it_is_taken() {
 }
 
 #[test]
+fn a_file_in_memory_is_shared_by_clients_that_read_slowly_and_goes_on_at_another_worker() {
+    let folder = folder();
+    let bytes: Vec<u8> = (0..400_000_u32).map(|index| (index / 3) as u8).collect();
+    write(&folder.path().join("site/cached"), &bytes);
+    let mut harness = Harness::new(server(&folder));
+    let (status, _, body) = get(&mut harness, "/static/cached", "");
+    assert!(status == 200 && body == bytes);
+    let (status, _, body) = get(&mut harness, "/static/cached", "Range: bytes=1000-399998\r\n");
+    assert!(status == 206 && body == bytes[1_000..399_999]);
+    let clients: Vec<_> = (0..4).map(|_| harness.open()).collect();
+    for client in &clients {
+        harness.set_window(*client, Some(100_000));
+        harness.send(
+            *client,
+            b"GET /static/cached HTTP/1.1\r\nHost: a\r\n\r\nGET /static/cached HTTP/1.1\r\nHost: a\r\n\r\n",
+        );
+    }
+    let held: Vec<usize> = clients.iter().map(|client| harness.held_bytes(*client)).collect();
+    assert!(held.iter().sum::<usize>() < 3 * bytes.len(), "of 3 MB that wait, these are held: {held:?}");
+    let mut outputs: Vec<Vec<u8>> = clients.iter().map(|client| harness.take_output(*client)).collect();
+    assert!(outputs.iter().all(|output| output.len() == 100_000));
+    harness.hand_over(server(&folder));
+    for (client, output) in clients.iter().zip(&mut outputs) {
+        harness.set_window(*client, None);
+        for more in std::iter::repeat_with(|| harness.take_output(*client)).take_while(|more| !more.is_empty()) {
+            output.extend_from_slice(&more);
+        }
+        let whole = output.windows(bytes.len()).filter(|window| *window == bytes).count();
+        assert!(whole == 2 && output.ends_with(&bytes));
+    }
+}
+
+#[test]
 fn a_file_that_shrinks_while_it_is_sent_cuts_the_connection_and_one_that_grows_ends_where_it_was() {
     let folder = folder();
     let path = folder.path().join("site/large");
@@ -399,7 +432,8 @@ fn a_large_answer_goes_on_at_another_worker_where_the_file_is_the_same() {
     let client = harness.open();
     harness.set_window(client, Some(1_000));
     harness.send(client, b"GET /static/large HTTP/1.1\r\nHost: a\r\n\r\n");
-    write(&folder.path().join("site/large"), "another");
+    write(&folder.path().join("site/other"), "another");
+    fs::rename(folder.path().join("site/other"), folder.path().join("site/large")).expect("renamed");
     assert!(harness.hand_over_to(server(&folder)).is_err());
 }
 

@@ -7,6 +7,7 @@ use super::input::Input;
 use super::{Connection, Host, Phase};
 use crate::context::Context;
 use crate::protocol::Protocol;
+use crate::sys::payload::Payload;
 use crate::types::{CloseReason, Closed, ConnectionId, Drain, Limit, Next};
 
 /// How a connection has ended.
@@ -45,6 +46,18 @@ impl<S> Connection<S> {
         let has_begun = self.can_move();
         let reason = if has_begun { CloseReason::Reset } else { self.reason };
         self.end(context, false, reason);
+    }
+
+    /// The send of `payload` failed with this errno. If its bytes are in a file that cannot be read, or that has become
+    /// shorter, the peer gets a reset, so that it cannot take what it has for all.
+    pub(crate) fn send_failed(&mut self, context: &mut Context, payload: Payload, error: i32) {
+        let is_of_file = matches!(payload, Payload::File(_)) && !matches!(error, libc::EPIPE | libc::ECONNRESET);
+        self.send_ended(payload);
+        if is_of_file {
+            self.end(context, true, CloseReason::Aborted);
+        } else {
+            self.fail(context);
+        }
     }
 
     /// The worker is leaving: tells the protocol once.

@@ -584,10 +584,7 @@ impl<P: Protocol> Harness<P> {
         if payload.append_to(&mut client.wire.output).is_err() {
             // As a send that fails.
             client.wire.output.truncate(before);
-            self.on(index, |connection, _, _, context| {
-                connection.send_ended(payload);
-                connection.fail(context);
-            });
+            self.on(index, |connection, _, _, context| connection.send_failed(context, payload, libc::EIO));
             return true;
         }
         client.wire.output.truncate(before + count);

@@ -105,10 +105,7 @@ impl<P: Protocol> EventLoop<P> {
                 libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
                     entry.connection.sent(&mut host, &mut self.context, payload, 0);
                 }
-                _ => {
-                    entry.connection.send_ended(payload);
-                    entry.connection.fail(&mut self.context);
-                }
+                error => entry.connection.send_failed(&mut self.context, payload, error),
             },
         }
         self.settle(key.slot);
