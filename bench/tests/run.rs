@@ -209,8 +209,8 @@ fn wrong_usage_is_told() {
     for (arguments, part) in [
         (&["8.8.8.8:80"][..], "--i-own-this-target"),
         (&["127.0.0.1"], "expected ADDRESS:PORT"),
-        (&["127.0.0.1:1", "--depth", "0"], "--depth must be between 1 and"),
-        (&["127.0.0.1:1", "--duration", "0"], "--duration 0"),
+        (&["127.0.0.1:1", "--depth", "0"], "--depth <COUNT>"),
+        (&["127.0.0.1:1", "--duration", "0"], "--duration <SECONDS>"),
         (&["127.0.0.1:1", "--path", "x"], "--path"),
         (&["127.0.0.1:1", "--path", "/{RAND:2:1}"], "must not be above"),
         (&["127.0.0.1:1", "--template", "/nowhere.raw"], "--template /nowhere.raw"),
