@@ -7,6 +7,7 @@ mod cpu;
 mod handover;
 mod load;
 mod number;
+mod panel;
 mod random;
 mod run;
 mod soak;

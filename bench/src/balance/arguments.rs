@@ -7,6 +7,7 @@ use clap::Args;
 use super::scenario::{FULL, QUICK, Scenario};
 use super::servers::Server;
 use crate::number;
+use crate::panel::svg_file;
 
 /// The longest of its times: ten minutes.
 const SECONDS_MAX: f64 = 600.0;
@@ -59,7 +60,7 @@ pub(crate) struct BalanceArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Draw latencies and the imbalance of workers over time, as SVG.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     pub(super) chart: Option<PathBuf>,
 }
 
@@ -78,9 +79,6 @@ impl BalanceArguments {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-            return Err("--chart draws SVG only; give a file that ends with .svg".to_owned());
-        }
         Ok(())
     }
 }

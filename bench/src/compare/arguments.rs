@@ -11,6 +11,7 @@ use super::report::Comparison;
 use super::workload::{ARENA, FULL, QUICK, TLS, Workload};
 use super::{Plan, chart, requests};
 use crate::number;
+use crate::panel::svg_file;
 
 /// The longest that a window may last.
 const SECONDS_MAX: f64 = 600.0;
@@ -104,7 +105,7 @@ pub(crate) struct CompareArguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Draw bars relative to the first server, as SVG.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     chart: Option<PathBuf>,
     /// List all servers and workloads, then exit.
     #[arg(long)]
@@ -146,9 +147,6 @@ impl CompareArguments {
             if !cores.contains(&core) {
                 return Err(format!("{name} {core}: this process may only use the cores {cores:?}"));
             }
-        }
-        if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-            return Err("--chart draws SVG only; give a file that ends with .svg".to_owned());
         }
         let workloads = if self.workloads.is_empty() {
             self.group.names().iter().map(|name| name.parse()).collect::<Result<_, _>>()?

@@ -10,6 +10,7 @@ use super::batond::Batond;
 use super::others::{Haproxy, Nginx};
 use super::target::{Action, Target};
 use crate::number;
+use crate::panel::svg_file;
 use crate::run::{check_target, resolve};
 
 /// Times an action is done at most.
@@ -96,20 +97,15 @@ pub(crate) struct HandoverArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Draw throughput, latency and losses over time, as SVG.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     pub(super) plot: Option<PathBuf>,
     /// Draw the last action as SVG: each process's connections, and how long clients wait. Only for batond.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     pub(super) picture: Option<PathBuf>,
 }
 
 impl HandoverArguments {
     pub(super) fn check(&self) -> Result<(), String> {
-        for (name, path) in [("--plot", &self.plot), ("--picture", &self.picture)] {
-            if path.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-                return Err(format!("{name} draws SVG only; give a file that ends with .svg"));
-            }
-        }
         if self.picture.is_some() && self.server != Server::Batond {
             return Err("--picture needs batond: nginx and haproxy do not tell how many connections each process has"
                 .to_owned());

@@ -14,6 +14,7 @@ use crate::load::{
     RespCommand, Template, is_test_address,
 };
 use crate::number;
+use crate::panel::svg_file;
 
 /// Bytes of a payload where none is told: of an echo, of a RESP value.
 const PAYLOAD_BYTES_DEFAULT: usize = 64;
@@ -148,7 +149,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
     /// Draw latency by percentile, and throughput over time, as SVG.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     pub(super) plot: Option<PathBuf>,
     /// Show no progress.
     #[arg(long, short)]
@@ -311,11 +312,6 @@ impl RunArguments {
 
     /// Files are written at the end: what cannot be written is known before.
     pub(super) fn check_files(&self) -> Result<(), String> {
-        if let Some(path) =
-            self.plot.as_ref().filter(|path| path.extension().is_none_or(|extension| extension != "svg"))
-        {
-            return Err(format!("--plot {} draws SVG only; give a file that ends with .svg", path.display()));
-        }
         let files = [&self.json, &self.hgrm, &self.plot].into_iter().flatten();
         for path in files.filter(|path| path.as_os_str() != "-") {
             let made = std::fs::OpenOptions::new().create(true).append(true).open(path);
