@@ -6,6 +6,8 @@ mod compare;
 mod cpu;
 mod handover;
 mod load;
+mod number;
+mod panel;
 mod random;
 mod run;
 mod soak;
@@ -13,7 +15,7 @@ mod soak;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::balance::{BalanceArguments, ServeArguments};
 use crate::compare::CompareArguments;
@@ -46,7 +48,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let command = number::with_negative_numbers(Arguments::command());
+    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Handover(arguments) => handover::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
@@ -62,4 +66,44 @@ fn main() -> ExitCode {
     };
     let _ = writeln!(io::stderr(), "baton-bench: error: {problem}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::TypeId;
+
+    use super::*;
+    use crate::number::NumberRefused;
+
+    /// Each flag whose value is a number, and its subcommand.
+    fn numeric_flags(arguments: &clap::Command) -> Vec<(String, String)> {
+        let types = [TypeId::of::<f64>(), TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<u64>()];
+        let types = [&types[..], &[TypeId::of::<usize>()]].concat();
+        let of = |command: &clap::Command| {
+            let name = command.get_name().to_owned();
+            let numeric = command.get_opts().filter(|flag| {
+                let parsed = flag.get_value_parser().type_id();
+                types.iter().any(|known| parsed == *known)
+            });
+            numeric.filter_map(|flag| Some((name.clone(), flag.get_long()?.to_owned()))).collect::<Vec<_>>()
+        };
+        arguments.get_subcommands().flat_map(of).collect()
+    }
+
+    #[test]
+    fn every_flag_of_a_number_says_its_range_to_what_it_refuses() {
+        let command = number::with_negative_numbers(Arguments::command());
+        command.clone().debug_assert();
+        let flags = numeric_flags(&command);
+        assert!(flags.contains(&("soak".to_owned(), "hours".to_owned())), "{flags:?}");
+        for (subcommand, flag) in flags {
+            for wrong in ["-1", "nan", "1 parsec", "99999999999999999999"] {
+                let words = ["baton-bench", &subcommand, &format!("--{flag}"), wrong];
+                let refused = command.clone().try_get_matches_from(words).expect_err(&flag);
+                let source = std::error::Error::source(&refused);
+                assert!(source.is_some_and(|source| source.is::<NumberRefused>()), "{words:?}: {refused}");
+                assert_eq!(refused.exit_code(), 2);
+            }
+        }
+    }
 }

@@ -492,19 +492,19 @@ fn wrong_usage_is_told() {
     for (arguments, part) in [
         (&["https://127.0.0.1:1/"][..], "--cacert FILE"),
         (&["https://127.0.0.1:1/", "--cacert", "/nowhere.pem"], "--cacert /nowhere.pem"),
-        (&["https://127.0.0.1:1/", "--cacert", empty], "no certificate"),
-        (&["https://127.0.0.1:1/", "--cacert", empty, "--insecure"], "cannot be used with"),
+        (&["https://127.0.0.1:1/", "--cacert", empty], empty),
+        (&["https://127.0.0.1:1/", "--cacert", empty, "--insecure"], "--insecure"),
         (&["https://127.0.0.1:1/", "--insecure", "--suite", "RC4"], "TLS_AES_128_GCM_SHA256"),
         (&["https://127.0.0.1:1/", "--insecure", "--group", "x"], "X25519"),
-        (&["https://127.0.0.1:1/", "--insecure", "--alpn", ""], "1 to 255 bytes"),
+        (&["https://127.0.0.1:1/", "--insecure", "--alpn", ""], "--alpn"),
         (&["https://127.0.0.1:1/", "--insecure", "--servername", "a b"], "--servername"),
-        (&["https://127.0.0.1:1/", "--insecure", "--protocol", "echo"], "contradicts --protocol echo"),
-        (&["https://127.0.0.1:1/a", "--insecure", "--path", "/b"], "the target has a path"),
+        (&["https://127.0.0.1:1/", "--insecure", "--protocol", "echo"], "--protocol echo"),
+        (&["https://127.0.0.1:1/a", "--insecure", "--path", "/b"], "(/a)"),
         (&["tls://127.0.0.1:1", "--insecure"], "--protocol"),
-        (&["tls://127.0.0.1", "--insecure", "--protocol", "echo"], "needs a port"),
+        (&["tls://127.0.0.1", "--insecure", "--protocol", "echo"], "target \"tls://127.0.0.1\""),
         (&["ftp://127.0.0.1:1"], "https://"),
-        (&["127.0.0.1:1", "--insecure"], "--insecure is about TLS"),
-        (&["http://127.0.0.1:1", "--resume"], "--resume is about TLS"),
+        (&["127.0.0.1:1", "--insecure"], "--insecure"),
+        (&["http://127.0.0.1:1", "--resume"], "--resume"),
     ] {
         let output =
             Command::new(env!("CARGO_BIN_EXE_baton-bench")).arg("run").args(arguments).output().expect("it runs");

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use baton::config::WORKERS_MAX;
 use baton::control::{Allowed, CONNECTIONS_LISTED, CONNECTIONS_LISTED_MAX, ConnectionName, ConnectionOrder, Request};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Shows and controls a running batond.
 ///
@@ -18,6 +19,23 @@ pub(crate) struct Arguments {
     pub(crate) control: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// What this program was called with; ends it if that is wrong.
+    pub(crate) fn read() -> Self {
+        let matches = with_negative_numbers(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// Lets numbers below 0 reach what refuses them by their range: `scale -1` otherwise has an unknown flag `-1`.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let takes_values = argument.get_action().takes_values();
+        argument.allow_negative_numbers(takes_values)
+    });
+    command.mut_subcommands(with_negative_numbers)
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,7 +168,7 @@ pub(crate) struct Connections {
     #[arg(long, value_name = "N", default_value_t = CONNECTIONS_LISTED, value_parser = parse_limit)]
     limit: usize,
     /// List only those of worker N, in each generation
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_worker)]
     worker: Option<usize>,
     #[command(flatten)]
     pub(crate) format: Format,
@@ -169,7 +187,12 @@ impl Connections {
 
 fn parse_limit(text: &str) -> Result<usize, String> {
     let limit = text.parse().ok().filter(|limit| (1..=CONNECTIONS_LISTED_MAX).contains(limit));
-    limit.ok_or_else(|| format!("must be between 1 and {CONNECTIONS_LISTED_MAX}, not {text:?}"))
+    limit.ok_or_else(|| format!("{text:?} is not a number of lines from 1 to {CONNECTIONS_LISTED_MAX}"))
+}
+
+fn parse_worker(text: &str) -> Result<usize, String> {
+    let worker = text.parse().ok().filter(|worker| (0..WORKERS_MAX).contains(worker));
+    worker.ok_or_else(|| format!("{text:?} is not the number of a worker, which is from 0 to {}", WORKERS_MAX - 1))
 }
 
 #[derive(Debug, Args)]
@@ -229,7 +252,7 @@ pub(crate) fn milliseconds(time: Duration) -> u64 {
 
 /// The server knows the range, and refuses a number outside of it.
 fn parse_workers(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a number of workers"))
+    text.parse().map_err(|_| format!("{text:?} is not a number of workers from 1 to {WORKERS_MAX}"))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
@@ -269,6 +292,9 @@ fn command_name(name: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::ParseIntError;
+
+    use clap::error::ErrorKind;
 
     use super::*;
 
@@ -283,6 +309,32 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_are_refused_by_what_knows_their_range() {
+        let command = with_negative_numbers(Arguments::command());
+        command.clone().debug_assert();
+        for words in [
+            &["scale"][..],
+            &["stop", "--deadline"],
+            &["upgrade", "--probation"],
+            &["upgrade", "--timeout"],
+            &["connections", "--limit"],
+            &["connections", "--worker"],
+        ] {
+            for wrong in ["-1", "nan", "1 parsec", "99999999999999999999"] {
+                let words = [&["batonctl"], words, &[wrong]].concat();
+                let refused = command.clone().try_get_matches_from(&words).expect_err(wrong);
+                assert_eq!(
+                    (refused.kind(), refused.exit_code()),
+                    (ErrorKind::ValueValidation, 2),
+                    "{words:?}: {refused}"
+                );
+                let source = std::error::Error::source(&refused);
+                assert!(source.is_some_and(|source| !source.is::<ParseIntError>()), "{words:?}: {refused}");
+            }
+        }
     }
 
     #[test]

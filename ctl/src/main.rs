@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use baton::control::{Client, Event, MetricsFormat, Outcome, Reply, Request, Status, default_path, escaped};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use self::arguments::{Arguments, Command, Format, milliseconds};
 
@@ -50,7 +50,7 @@ impl fmt::Display for Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     let path = arguments.control.unwrap_or_else(default_path);
     match run(&path, &arguments.command) {
         Ok(()) => ExitCode::SUCCESS,

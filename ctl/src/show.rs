@@ -144,6 +144,7 @@ fn generation(generation: &GenerationStatus) -> String {
         closed_for_room,
         cut_for_memory,
         closed_without_header,
+        closed_by_operator,
         paused_for_memory,
         memory_bytes,
         busy_permille,
@@ -183,6 +184,10 @@ fn generation(generation: &GenerationStatus) -> String {
         if *closed_without_header > 0 {
             let closed = Count(*closed_without_header, "connection");
             let _ = writeln!(text, "  worker {slot}: {closed} closed because no trusted PROXY header came");
+        }
+        if *closed_by_operator > 0 {
+            let closed = Count(*closed_by_operator, "connection");
+            let _ = writeln!(text, "  worker {slot}: {closed} closed by operators (batonctl close)");
         }
         if let Some(exit) = last_exit.filter(|_| *deaths > 0) {
             let _ = writeln!(
@@ -369,6 +374,7 @@ mod tests {
             closed_for_room: 0,
             cut_for_memory: 0,
             closed_without_header: 0,
+            closed_by_operator: 0,
             paused_for_memory: 0,
             memory_bytes: 0,
             sibling_messages_sent: 0,

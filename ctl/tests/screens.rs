@@ -43,6 +43,11 @@ fn run(arguments: &[&str], answer: Vec<u8>) -> Run {
     Run { code, stdout, stderr, request: server.join().expect("no panic") }
 }
 
+/// The line that people read of a failure.
+fn error(failure: &Failure) -> String {
+    format!("batonctl: error: {failure}\n")
+}
+
 fn lines(replies: &[Reply]) -> Vec<u8> {
     let lines = replies.iter().map(|reply| serde_json::to_string(reply).expect("JSON") + "\n");
     lines.collect::<String>().into_bytes()
@@ -154,10 +159,10 @@ fn people_see_what_would_be_rebalanced_line_by_line() {
         "2 transfers would be made; imbalance (max / mean): busy 1.50, connections 1.00",
     ];
     assert_eq!(run_dry.stdout.lines().collect::<Vec<_>>(), expected);
-    let refusal = Reply::Failed(Failure::CannotRebalance { why: CannotRebalance::WorkerState });
-    let refused = run(&["rebalance"], lines(&[refusal]));
+    let failure = Failure::CannotRebalance { why: CannotRebalance::WorkerState };
+    let refused = run(&["rebalance"], lines(&[Reply::Failed(failure.clone())]));
     assert_eq!((refused.code, refused.request), (1, Some(Request::Rebalance { dry_run: false })));
-    assert_eq!(refused.stderr, "batonctl: error: connections cannot be rebalanced: workers have state of their own\n");
+    assert_eq!(refused.stderr, error(&failure));
 }
 
 #[test]
@@ -174,13 +179,12 @@ fn programs_read_what_the_server_sent() {
 #[test]
 fn a_refusal_is_exit_code_1() {
     let losses = vec![Loss::ConnectionState { format: "resp".to_owned(), version: 3 }];
-    let failed = Reply::Failed(Failure::WouldLose { losses });
+    let failure = Failure::WouldLose { losses };
+    let failed = Reply::Failed(failure.clone());
     for json in [false, true] {
         let arguments = ["upgrade", "--keep-connections", "--allow", "tier", "--json"];
         let run = run(&arguments[..if json { 5 } else { 4 }], lines(std::slice::from_ref(&failed)));
-        let text = "batonctl: error: the upgrade is refused: the new binary cannot read the state of connections (resp, \
-                    version 3), so all of them would be closed (--allow state to accept that)\n";
-        assert_eq!((run.code, run.stderr.as_str()), (1, text));
+        assert_eq!((run.code, run.stderr.as_str()), (1, error(&failure).as_str()));
         assert_eq!(run.stdout.is_empty(), !json);
         assert!(!json || serde_json::from_str::<Reply>(&run.stdout).expect("a reply") == failed);
         let Some(Request::Upgrade { allow, keep_connections, .. }) = run.request else { panic!("{:?}", run.request) };
@@ -191,9 +195,10 @@ fn a_refusal_is_exit_code_1() {
 #[test]
 fn what_was_cut_off_is_exit_code_1() {
     let stopping = event(None, EventKind::Stopping { by: Cause::Term, at_once: false });
-    let run = run(&["reload"], lines(&[stopping, Reply::Failed(Failure::CutOff { by: Interruption::Stop })]));
+    let failure = Failure::CutOff { by: Interruption::Stop };
+    let run = run(&["reload"], lines(&[stopping, Reply::Failed(failure.clone())]));
     assert_eq!((run.code, without_times(&run.stdout)), (1, vec!["stopping (TERM)"]));
-    assert_eq!(run.stderr, "batonctl: error: interrupted before it was done: the server was told to stop\n");
+    assert_eq!(run.stderr, error(&failure));
 }
 
 /// What is printed as the error is not printed as a step before it.
@@ -204,14 +209,16 @@ fn a_failure_is_read_once() {
         event(None, EventKind::UpgradeStarted { binary: "/x".to_owned(), pid: 7 }),
         event(None, EventKind::UpgradeFailed { why: why.clone() }),
     ];
-    let late = "batonctl: error: the new binary (pid 7) did not respond within 0.3 s\n";
+    let (late, failed) = (error(&why), EventKind::UpgradeFailed { why: why.clone() }.to_string());
     let run_with = |end: Failure| run(&["upgrade"], lines(&[&steps[..], &[Reply::Failed(end)]].concat()));
     let once = run_with(why);
-    assert_eq!((once.code, without_times(&once.stdout), once.stderr.as_str()), (1, vec!["/x started (pid 7)"], late));
+    assert_eq!(
+        (once.code, without_times(&once.stdout), once.stderr.as_str()),
+        (1, vec!["/x started (pid 7)"], late.as_str())
+    );
     let both = run_with(Failure::Stopping);
-    let failed = "upgrade failed, the workers keep serving: the new binary (pid 7) did not respond within 0.3 s";
-    assert_eq!(without_times(&both.stdout), ["/x started (pid 7)", failed]);
-    assert_eq!(both.stderr, "batonctl: error: the server is stopping\n");
+    assert_eq!(without_times(&both.stdout), ["/x started (pid 7)", &failed]);
+    assert_eq!(both.stderr, error(&Failure::Stopping));
 }
 
 /// The outcome is what the server sends; the end of the connection is not an outcome.
@@ -220,7 +227,7 @@ fn a_server_that_ends_without_an_outcome_is_exit_code_3() {
     for arguments in [&["stop"][..], &["revert"], &["reload"], &["upgrade"], &["status"]] {
         let run = run(arguments, Vec::new());
         assert_eq!((run.code, run.stdout.as_str()), (3, ""), "{arguments:?}");
-        assert!(run.stderr.contains("without an outcome"), "{arguments:?}: {}", run.stderr);
+        assert!(run.stderr.starts_with("batonctl: error: "), "{arguments:?}: {}", run.stderr);
     }
 }
 
@@ -228,7 +235,7 @@ fn a_server_that_ends_without_an_outcome_is_exit_code_3() {
 fn an_answer_of_another_version_is_exit_code_3() {
     let run = run(&["reload"], br#"{"reply":"done","message":"generation 2 serves"}"#.to_vec());
     assert_eq!(run.code, 3);
-    assert!(run.stderr.contains("use the batonctl of the server's own version"), "{}", run.stderr);
+    assert!(run.stderr.contains("version"), "{}", run.stderr);
 }
 
 #[test]
@@ -269,6 +276,6 @@ fn wrong_usage_is_exit_code_2_and_no_server_3() {
     for command in ["status", "reload", "stop", "events"] {
         let (code, stdout, stderr) = batonctl(&nowhere, &[command]);
         assert_eq!((code, stdout.as_str()), (3, ""), "{command}");
-        assert!(stderr.contains("no server runs there"), "{command}: {stderr}");
+        assert!(stderr.contains(nowhere.to_str().expect("UTF-8")), "{command}: {stderr}");
     }
 }

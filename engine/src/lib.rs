@@ -37,7 +37,8 @@
 //!
 //! - Levels: `error` and `warn` tell problems and what to do; `info` tells requests of operators and their outcome; `debug` tells the
 //!   steps in between. No line is written per connection or request. Lines that peers can cause are logged at most once a second.
-//! - Fields: `generation`, `slot` and `pid` name a worker; `error` is the reason.
+//! - Fields: `generation`, `slot` and `pid` name a worker; `error` is the reason; `event` names the kind of an event, such as
+//!   `worker_died`, see [`EventKind`](control::EventKind).
 //! - Callbacks may log with the macros of `tracing`. A callback waits until its line is written, so one that logs each request is only
 //!   as fast as the reader of the log. Use the [`AccessLog`] for such lines; it never waits.
 //! - A subscriber that writes from its own thread (such as `tracing_appender::non_blocking`) does not work, because the engine does not

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{PATIENCE, process, skip, wait_until};
@@ -97,7 +98,7 @@ fn build(what: &[&str]) -> PathBuf {
     let output = command.output().expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-    let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let built = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let path = built.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?))).next_back();
     let path = path.expect("cargo names the executable");
     BUILT.lock().expect("no panic").insert(key, path.clone());
@@ -370,6 +371,22 @@ impl Server {
         self.log().iter().filter(|line| line.contains(text)).count()
     }
 
+    /// The events of this kind in the log. Kinds have the names of `batonctl events --json`.
+    pub fn events(&self, kind: &str) -> Vec<Value> {
+        let lines = self.log().into_iter().filter(|line| line.contains(kind));
+        lines.filter_map(|line| serde_json::from_str(&line).ok()).filter(|line: &Value| line["event"] == kind).collect()
+    }
+
+    /// Number of events of this kind in the log.
+    pub fn count_of_events(&self, kind: &str) -> usize {
+        self.events(kind).len()
+    }
+
+    /// Number of reloads that were refused or that failed.
+    pub fn failed_reloads(&self) -> usize {
+        self.count_of_events("not_reloaded") + self.count_of_events("taken_down")
+    }
+
     /// The control socket of a server that [`Server::start_controlled`] started.
     ///
     /// # Panics
@@ -391,7 +408,7 @@ impl Server {
     /// # Panics
     /// If the log reports neither success nor failure in time.
     pub fn try_reload(&self) -> bool {
-        let counts = || (self.count_of("the new generation serves"), self.count_of("reload failed"));
+        let counts = || (self.count_of_events("serves"), self.failed_reloads());
         let before = counts();
         self.signal(Signal::SIGHUP);
         wait_until("the new generation serves or has failed", || counts() != before);
@@ -406,7 +423,7 @@ impl Server {
     /// The values of field `name` in the log, in order.
     pub fn logged_numbers(&self, name: &str) -> Vec<u64> {
         let lines = self.log().into_iter();
-        lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?.get(name)?.as_u64()).collect()
+        lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok()?.get(name)?.as_u64()).collect()
     }
 
     /// Waits until it has ended by itself, and its whole log is read.
@@ -443,7 +460,7 @@ impl Server {
 }
 
 fn address_in(line: &str) -> Option<SocketAddr> {
-    serde_json::from_str::<serde_json::Value>(line).ok()?.get("address")?.as_str()?.parse().ok()
+    serde_json::from_str::<Value>(line).ok()?.get("address")?.as_str()?.parse().ok()
 }
 
 impl Drop for Server {

@@ -29,7 +29,7 @@ fn a_kernel_or_container_without_it_is_named_with_the_cure() {
         ("EMFILE", "descriptor", "ulimit -n"),
     ] {
         let complaint = complaint_when("io_uring_setup", &format!("error={errno}"));
-        for part in ["io_uring cannot be used", cause, cure] {
+        for part in ["io_uring", cause, cure] {
             assert!(complaint.contains(part), "{errno}: no {part:?} in {complaint}");
         }
     }
@@ -42,6 +42,7 @@ fn a_worker_that_cannot_make_its_ring_is_one_error_of_the_server() {
     }
     // Calls are counted per process: the master makes one, to probe; a worker then registers buffers.
     let complaint = complaint_when("io_uring_register", "error=ENOMEM:when=2+");
-    assert!(complaint.contains("worker 0 could not start"), "{complaint}");
-    assert!(complaint.contains("lower connections_max or receive_buffers"), "{complaint}");
+    for part in ["worker 0", "connections_max", "receive_buffers"] {
+        assert!(complaint.contains(part), "no {part:?} in {complaint}");
+    }
 }

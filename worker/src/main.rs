@@ -14,7 +14,7 @@ use batond::http;
 use batond::logging;
 use batond::tls::SCHEME;
 use batond::units::Bytes;
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 /// Also shown by `batonctl status`.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -23,7 +23,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     if arguments.manual {
         return match clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,

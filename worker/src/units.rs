@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use baton::config::{TIMEOUT_MS_LARGEST, WORKERS_MAX};
 use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
@@ -90,7 +91,9 @@ impl FromStr for Workers {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        text.parse().map(Self::Count).map_err(|_| format!("{text:?} is neither a number of workers nor auto"))
+        text.parse()
+            .map(Self::Count)
+            .map_err(|_| format!("{text:?} is neither a number of workers from 1 to {WORKERS_MAX} nor auto"))
     }
 }
 
@@ -127,6 +130,8 @@ pub trait Whole: FromStr + Copy {
     const RANGE: &str;
 }
 
+const _: () = assert!(TIMEOUT_MS_LARGEST == 604_800_000, "the range of u64 names it");
+
 impl Whole for u16 {
     const RANGE: &str = "from 0 to 65535";
 }
@@ -135,8 +140,9 @@ impl Whole for u32 {
     const RANGE: &str = "from 0 to 4294967295";
 }
 
+/// Settings of this type are times in milliseconds, at most seven days.
 impl Whole for u64 {
-    const RANGE: &str = "of 0 or more";
+    const RANGE: &str = "from 0 to 604800000 (seven days)";
 }
 
 impl<T: Whole> FromStr for Number<T> {

@@ -49,7 +49,7 @@ fn refusals_of_a_file() {
         ("[limits]\nreceive_buffers = 70000\n", "FILE:2:19: \"70000\" is not a whole number from 0 to 65535"),
         (
             "[timeouts]\nidle_ms = \"5s\"\n",
-            "FILE:2:11: invalid type: string \"5s\", expected a whole number of 0 or more",
+            "FILE:2:11: invalid type: string \"5s\", expected a whole number from 0 to 604800000 (seven days)",
         ),
         (
             "[timeouts]\nidle_ms = 604800001\n",
@@ -121,9 +121,9 @@ fn refusals_of_flags() {
         assert_eq!(told, (Some(2), String::new(), format!("batond: error: {expected}\n")));
     }
     for (flag, value, expected) in [
-        ("--idle-ms", "1.5", "\"1.5\" is not a whole number of 0 or more"),
+        ("--idle-ms", "1.5", "\"1.5\" is not a whole number from 0 to 604800000 (seven days)"),
         ("--backlog", "many", "\"many\" is not a whole number from 0 to 4294967295"),
-        ("--workers", "many", "\"many\" is neither a number of workers nor auto"),
+        ("--workers", "many", "\"many\" is neither a number of workers from 1 to 1024 nor auto"),
         ("--message-bytes-max", "1 parsec", "\"1 parsec\" is not a number of bytes such as 16384, 64k or 1MiB"),
         (
             "--listen",

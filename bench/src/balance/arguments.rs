@@ -6,6 +6,11 @@ use clap::Args;
 
 use super::scenario::{FULL, QUICK, Scenario};
 use super::servers::Server;
+use crate::number;
+use crate::panel::svg_file;
+
+/// The longest of its times: ten minutes.
+const SECONDS_MAX: f64 = 600.0;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -37,13 +42,13 @@ pub(crate) struct BalanceArguments {
     #[arg(long)]
     pub(super) quick: bool,
     /// Seconds to measure [default: 12; 5 with --quick].
-    #[arg(long)]
+    #[arg(long, value_parser = number::seconds(0.5..=SECONDS_MAX))]
     seconds: Option<f64>,
     /// Seconds of load before that, after all clients have arrived.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 2.0, value_parser = number::seconds(0.0..=SECONDS_MAX))]
     pub(super) warm_up: f64,
     /// Seed of all random choices; repeatable, each seed measures everything again [default: 1].
-    #[arg(long = "seed", value_name = "NUMBER")]
+    #[arg(long = "seed", value_name = "NUMBER", value_parser = number::seed)]
     pub(super) seeds: Vec<u64>,
     /// Folder with the other servers.
     #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"), hide_default_value = true)]
@@ -55,7 +60,7 @@ pub(crate) struct BalanceArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Draw latencies and the imbalance of workers over time, as SVG.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     pub(super) chart: Option<PathBuf>,
 }
 
@@ -74,14 +79,6 @@ impl BalanceArguments {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        for (name, seconds, least) in [("--seconds", self.seconds(), 0.5), ("--warm-up", self.warm_up, 0.0)] {
-            if !(least..=600.0).contains(&seconds) {
-                return Err(format!("{name} must be between {least} and 600, not {seconds}"));
-            }
-        }
-        if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-            return Err("--chart draws SVG only; give a file that ends with .svg".to_owned());
-        }
         Ok(())
     }
 }

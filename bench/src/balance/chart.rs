@@ -4,11 +4,11 @@
 use std::error::Error;
 use std::path::Path;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::report::{Latency, Report, Table};
+use crate::panel::Area;
 
 const WIDTH: u32 = 1160;
 const HEIGHT: u32 = 300;
@@ -29,8 +29,6 @@ const COLORS: [RGBColor; 8] = [
 
 /// Larger ratios are drawn at the edge.
 const RATIO_MAX: f64 = 3.0;
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws the chart into a file.
 pub(super) fn draw(path: &Path, report: &Report) -> Result<(), Box<dyn Error>> {

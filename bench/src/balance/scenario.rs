@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::load::{ArrivalPlan, Loop, Skew};
+use crate::number::{self, NumberRefused};
 
 /// One in 20 asks 50 times as often.
 const SKEW: Skew = Skew { one_in: 20, times: 50 };
@@ -70,17 +71,17 @@ impl FromStr for Scenario {
             Some("closed") => Loop::Closed,
             _ => return Err("expected open:CLIENTS or closed:CLIENTS, perhaps with options; see --help".to_owned()),
         };
-        let clients = number(parts.next().unwrap_or_default(), 1.0, f64::from(CLIENTS_MAX))? as u32;
+        let clients = given(parts.next().unwrap_or_default(), number::whole(1..=CLIENTS_MAX))?;
         let mut this =
             Self { turn, clients, workers: 8, service_us: 1_000, load: 0.8, has_skew: false, churn: 0.0, ramp_s: 0.0 };
         for part in parts {
             match part.split_once('=') {
                 None if part == "skew" => this.has_skew = true,
-                Some(("load", value)) => this.load = number(value, 0.01, 100.0)?,
-                Some(("workers", value)) => this.workers = number(value, 1.0, WORKERS_MAX as f64)? as usize,
-                Some(("service-us", value)) => this.service_us = number(value, 100.0, 1e6)? as u64,
-                Some(("churn", value)) => this.churn = number(value, 0.0, 10_000.0)?,
-                Some(("ramp", value)) => this.ramp_s = number(value, 0.0, 600.0)?,
+                Some(("load", value)) => this.load = given(value, number::fraction("", 0.01..=100.0))?,
+                Some(("workers", value)) => this.workers = given(value, number::whole(1..=WORKERS_MAX))?,
+                Some(("service-us", value)) => this.service_us = given(value, number::whole(100..=1_000_000_u64))?,
+                Some(("churn", value)) => this.churn = given(value, number::fraction("", 0.0..=10_000.0))?,
+                Some(("ramp", value)) => this.ramp_s = given(value, number::seconds(0.0..=600.0))?,
                 _ => return Err(format!("{part:?} is not one of load=, skew, churn=, ramp=, workers=, service-us=")),
             }
         }
@@ -88,12 +89,9 @@ impl FromStr for Scenario {
     }
 }
 
-fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
-    if !(least..=most).contains(&value) {
-        return Err(format!("must be between {least} and {most}, not {text}"));
-    }
-    Ok(value)
+/// One number of several: the refusal repeats it.
+fn given<T>(text: &str, read: impl Fn(&str) -> Result<T, NumberRefused>) -> Result<T, String> {
+    read(text).map_err(|refused| format!("{text:?} {refused}"))
 }
 
 impl fmt::Display for Scenario {

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use crossbeam_channel::Sender;
 use nix::sys::prctl::set_timerslack;
 
+use crate::number;
 use crate::run::Failed;
 
 /// The longest time that a request may ask for.
@@ -52,7 +53,7 @@ pub(crate) struct ServeArguments {
     /// Where to listen.
     #[arg(long, value_name = "ADDRESS")]
     listen: SocketAddr,
-    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = number::whole(1..=1024_u16))]
     workers: u16,
     /// For batonctl.
     #[arg(long, value_name = "PATH")]

@@ -10,6 +10,8 @@ use super::catalogue::{self, Places, Server};
 use super::report::Comparison;
 use super::workload::{ARENA, FULL, QUICK, TLS, Workload};
 use super::{Plan, chart, requests};
+use crate::number;
+use crate::panel::svg_file;
 
 /// The longest that a window may last.
 const SECONDS_MAX: f64 = 600.0;
@@ -73,22 +75,22 @@ pub(crate) struct CompareArguments {
     #[arg(long, value_enum, default_value_t = Group::Quick, conflicts_with = "workloads")]
     group: Group,
     /// Number of blocks; each starts the servers again.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 5, value_parser = number::whole(1..=100_u32))]
     blocks: u32,
     /// Number of windows in a block.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 4, value_parser = number::whole(1..=1000_u32))]
     windows: u32,
     /// Seconds to measure in each window.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = number::seconds(0.1..=SECONDS_MAX))]
     seconds: f64,
     /// Seconds of load before that.
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, default_value_t = 0.2, value_parser = number::seconds(0.0..=SECONDS_MAX))]
     warm_up: f64,
     /// Pin the servers to this core.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = number::core)]
     server_core: usize,
     /// Pin the load to this core.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = number::core)]
     load_core: usize,
     /// Folder with the other servers.
     #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"), hide_default_value = true)]
@@ -103,7 +105,7 @@ pub(crate) struct CompareArguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Draw bars relative to the first server, as SVG.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     chart: Option<PathBuf>,
     /// List all servers and workloads, then exit.
     #[arg(long)]
@@ -140,19 +142,11 @@ impl CompareArguments {
                 servers.push(own);
             }
         }
-        for (name, seconds, least) in [("--seconds", self.seconds, 0.1), ("--warm-up", self.warm_up, 0.0)] {
-            if !(least..=SECONDS_MAX).contains(&seconds) {
-                return Err(format!("{name} must be between {least} and {SECONDS_MAX}, not {seconds}"));
-            }
-        }
         let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
         for (name, core) in [("--server-core", self.server_core), ("--load-core", self.load_core)] {
             if !cores.contains(&core) {
                 return Err(format!("{name} {core}: this process may only use the cores {cores:?}"));
             }
-        }
-        if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-            return Err("--chart draws SVG only; give a file that ends with .svg".to_owned());
         }
         let workloads = if self.workloads.is_empty() {
             self.group.names().iter().map(|name| name.parse()).collect::<Result<_, _>>()?

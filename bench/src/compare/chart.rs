@@ -8,6 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::catalogue::BATON;
 use super::report::{Comparison, Measure, Table};
+use crate::panel::Area;
 
 const COLUMNS: usize = 2;
 const WIDTH: u32 = 1040;
@@ -40,8 +41,6 @@ pub(super) fn draw(path: &Path, comparison: &Comparison) -> Result<(), Box<dyn E
 fn height(table: &Table) -> i32 {
     HEADING + table.rows.len() as i32 * BAR + 12
 }
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn draw_panel(area: &Area<'_>, table: &Table, (left, top): (i32, i32), width: i32) -> Result<(), Box<dyn Error>> {
     let unit = match table.measure {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
+use crate::number;
+
 /// Connections of workloads that do not say how many.
 pub(super) const CONNECTIONS_DEFAULT: u32 = 64;
 
@@ -431,8 +433,7 @@ impl Workload {
         let parts: Vec<&str> = text.split(':').collect();
         let number = |index: usize, most: u32| {
             let text = parts.get(index).ok_or("a number is missing")?;
-            let number = text.parse().ok().filter(|number| (1..=most).contains(number));
-            number.ok_or_else(|| format!("{text:?} is not a number in 1..={most}"))
+            number::whole(1..=most)(text).map_err(|refused| format!("{text:?} {refused}"))
         };
         let connections = |index| number(index, 100_000);
         let depth = |index| if parts.len() > index { number(index, 4096) } else { Ok(1) };

@@ -9,10 +9,15 @@ use super::Schedule;
 use super::batond::Batond;
 use super::others::{Haproxy, Nginx};
 use super::target::{Action, Target};
+use crate::number;
+use crate::panel::svg_file;
 use crate::run::{check_target, resolve};
 
 /// How often an action is repeated at most.
 const REPEAT_MAX: u32 = 100_000;
+
+/// The longest of its times: an hour.
+const SECONDS_MAX: f64 = 3600.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Server {
@@ -62,55 +67,45 @@ pub(crate) struct HandoverArguments {
     #[arg(long = "action", value_enum, value_name = "ACTION")]
     actions: Vec<Action>,
     /// How often to perform each action.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(REPEAT_MAX)))]
+    #[arg(long, default_value_t = 3, value_parser = number::whole(1..=REPEAT_MAX))]
     repeat: u32,
     /// Seconds from the start of one action to the next; more if the action takes longer.
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = number::seconds(0.0..=SECONDS_MAX))]
     every: f64,
     /// Seconds after an action that still count for it.
-    #[arg(long, default_value_t = 0.5, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 0.5, value_name = "SECONDS", value_parser = number::seconds(0.0..=SECONDS_MAX))]
     window: f64,
     /// Seconds before the first action.
-    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = number::seconds(0.0..=SECONDS_MAX))]
     steady: f64,
     /// Number of the server's workers (of HAProxy's threads).
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 2, value_parser = number::whole(1..=64_u32))]
     workers: u32,
     /// Number of clients that connect for each request.
-    #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = number::whole(1..=10_000_u32))]
     pub(super) churn: u32,
     /// Number of clients that keep their connection.
-    #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = number::whole(1..=10_000_u32))]
     pub(super) keep_alive: u32,
     /// How batond hands listeners over.
     #[arg(long, value_enum, default_value_t = Tier::Auto)]
     tier: Tier,
     /// Pin the clients to this core; by default they are not pinned.
-    #[arg(long, value_name = "CORE")]
+    #[arg(long, value_name = "CORE", value_parser = number::core)]
     pub(super) cores: Vec<usize>,
     /// Write everything as JSON.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Draw throughput, latency and losses over time, as SVG.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     pub(super) plot: Option<PathBuf>,
     /// Draw the last action as SVG: each process's connections, and how long clients wait. Only for batond.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     pub(super) picture: Option<PathBuf>,
 }
 
 impl HandoverArguments {
     pub(super) fn check(&self) -> Result<(), String> {
-        for (name, seconds) in [("--every", self.every), ("--window", self.window), ("--steady", self.steady)] {
-            if !(0.0..=3600.0).contains(&seconds) {
-                return Err(format!("{name} must be between 0 and 3,600 seconds, not {seconds}"));
-            }
-        }
-        for (name, path) in [("--plot", &self.plot), ("--picture", &self.picture)] {
-            if path.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-                return Err(format!("{name} draws SVG only; give a file that ends with .svg"));
-            }
-        }
         if self.picture.is_some() && self.server != Server::Batond {
             return Err("--picture needs batond: nginx and haproxy do not tell how many connections each process has"
                 .to_owned());

@@ -8,13 +8,12 @@ use plotters::prelude::*;
 
 use super::report::{Done, Report};
 use crate::load::{Bin, Outcome};
-use crate::run::group;
+use crate::panel::{Area, line_mark, over_time};
 
 const SIZE: (u32, u32) = (1200, 760);
 const CHURN: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const KEPT: RGBColor = RGBColor(0x2c, 0xa0, 0x2c);
 const BAND: RGBColor = RGBColor(0xf3, 0xec, 0xd8);
-const LINES: RGBColor = RGBColor(0xee, 0xee, 0xee);
 
 /// With more actions than this, their names are left out.
 const NAMES_MAX: usize = 40;
@@ -43,8 +42,6 @@ pub(super) fn draw(
     Ok(())
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-
 fn draw_panel(
     area: &Area<'_>,
     title: &str,
@@ -67,24 +64,11 @@ fn draw_panel(
     let all = || series.iter().flat_map(|(_, points, _)| points);
     let end = all().map(|(at, _)| *at).fold(1.0, f64::max);
     let top = all().map(|(_, value)| *value).fold(1.0, f64::max) * 1.15;
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, ("sans-serif", 20))
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(70)
-        .build_cartesian_2d(0.0..end, 0.0..top)?;
-    chart.draw_series(bands.iter().map(|(from, to, _)| Rectangle::new([(*from, 0.0), (*to, top)], BAND.filled())))?;
-    chart
-        .configure_mesh()
-        .x_desc("seconds; bands: from an action's start until everything it left behind is gone")
-        .y_label_formatter(&|value| group(*value as u64))
-        .light_line_style(LINES)
-        .draw()?;
+    let time = "seconds; bands: from an action's start until everything it left behind is gone";
+    let times: Vec<(f64, f64)> = bands.iter().map(|(from, to, _)| (*from, *to)).collect();
+    let mut chart = over_time(area, title, time, (end, top), (&times, BAND))?;
     for (name, points, color) in series.iter().map(|(name, points, color)| (*name, points.clone(), *color)) {
-        chart
-            .draw_series(LineSeries::new(points, color.stroke_width(1)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        chart.draw_series(LineSeries::new(points, color.stroke_width(1)))?.label(name).legend(line_mark(color));
     }
     let failed = outcomes.into_iter().flat_map(|outcome| outcome.timeline.bins.iter().enumerate());
     let failed = failed.filter(|(_, bin)| bin.failures > 0);

@@ -27,7 +27,8 @@ pub(crate) use self::arrivals::{ArrivalPlan, Arrivals, Loop, Skew};
 use self::client::{Client, Shared, Stop, Told};
 pub(crate) use self::exchange::{Dialogue, chunked};
 pub(crate) use self::plan::{
-    ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
+    CONNECTIONS_MAX, DEPTH_MAX, ExchangePlan, Expected, HttpPlan, PAYLOAD_BYTES_MAX, Plan, RequestParts, RequestPlan,
+    RespCommand, Template, is_test_address,
 };
 pub(crate) use self::stream::Stream;
 pub(crate) use self::tally::{Bin, Failures, Handshakes, NO_PHASE, Outcome, PhaseOutcome, SLOW_CONNECT, TlsOutcome};

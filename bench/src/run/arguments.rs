@@ -1,6 +1,7 @@
 //! The command line of `baton-bench run`.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,11 +10,21 @@ use clap::{Args, ValueEnum};
 use super::target::Target;
 use super::tls::TlsArguments;
 use crate::load::{
-    ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
+    CONNECTIONS_MAX, DEPTH_MAX, ExchangePlan, Expected, HttpPlan, PAYLOAD_BYTES_MAX, Plan, RequestParts, RequestPlan,
+    RespCommand, Template, is_test_address,
 };
+use crate::number;
+use crate::panel::svg_file;
 
 /// Bytes of a payload if none is given: of an echo, of a RESP value.
 const PAYLOAD_BYTES_DEFAULT: usize = 64;
+
+/// The shortest time that measures anything, and the longest: a day.
+const SECONDS_MIN: f64 = 0.001;
+const SECONDS_MAX: f64 = 86_400.0;
+
+/// Requests a second.
+const RATE: RangeInclusive<f64> = 0.001..=1e9;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProtocolName {
@@ -61,40 +72,40 @@ pub(crate) struct RunArguments {
     #[arg(long, value_enum)]
     protocol: Option<ProtocolName>,
     /// Number of connections.
-    #[arg(long, short = 'c', default_value_t = 64, value_name = "COUNT")]
+    #[arg(long, short = 'c', default_value_t = 64, value_name = "COUNT", value_parser = number::whole(1..=CONNECTIONS_MAX))]
     connections: u32,
     /// Requests in flight on each connection.
-    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = number::whole(1..=DEPTH_MAX))]
     depth: u32,
     /// Bytes of a message (echo, ws), of a value (resp), or of a body to POST (http); default 64, none for http.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = number::whole(0..=PAYLOAD_BYTES_MAX))]
     payload: Option<usize>,
     /// Seconds to measure.
-    #[arg(long, short = 'd', default_value = "10", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, short = 'd', default_value_t = 10.0, value_name = "SECONDS", value_parser = number::seconds(SECONDS_MIN..=SECONDS_MAX))]
     duration: f64,
     /// Seconds of load before that, which are not measured.
-    #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = number::seconds(0.0..=SECONDS_MAX))]
     warm_up: f64,
     /// Seconds over which connections are opened, before the warm-up.
-    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS", value_parser = number::seconds(0.0..=SECONDS_MAX))]
     ramp: f64,
     /// Seconds to wait for a connection or an answer before it counts as failed.
-    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", value_parser = number::seconds(SECONDS_MIN..=SECONDS_MAX))]
     timeout: f64,
     /// Send this many requests a second, over all connections together.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = number::fraction("", RATE))]
     rate: Option<f64>,
     /// Close each connection after this many requests and open another; 0 keeps it.
-    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    #[arg(long, default_value_t = 0, value_name = "COUNT", value_parser = number::whole(0..=u32::MAX))]
     requests_per_connection: u32,
     /// Send one request on each connection, then hold it.
     #[arg(long, conflicts_with_all = ["rate", "requests_per_connection"])]
     idle: bool,
     /// Number of threads; each is pinned to a core if there are enough.
-    #[arg(long, value_name = "COUNT", conflicts_with = "cores")]
+    #[arg(long, value_name = "COUNT", value_parser = number::whole(1..=1024_usize), conflicts_with = "cores")]
     threads: Option<usize>,
     /// Cores to use, one thread for each.
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_parser = number::core, value_delimiter = ',')]
     cores: Vec<usize>,
     /// Connect from this address; repeatable, to use several in turn. Default on loopback, for many or short connections:
     /// 127.0.0.2 to 127.0.0.9.
@@ -125,10 +136,10 @@ pub(crate) struct RunArguments {
     #[arg(long, value_enum, default_value_t = RespCommand::Get)]
     command: RespCommand,
     /// Number of different keys (resp).
-    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = number::whole(1..=1_000_000_u32))]
     keys: u32,
     /// Show the CPU time of this process of the server and all its children; repeatable.
-    #[arg(long = "server-pid", value_name = "PID")]
+    #[arg(long = "server-pid", value_name = "PID", value_parser = number::whole(1..=i32::MAX.unsigned_abs()))]
     pub(super) server_pids: Vec<u32>,
     /// Write the result as JSON; - prints it instead of the table.
     #[arg(long, value_name = "FILE")]
@@ -138,7 +149,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
     /// Draw latency by percentile, and throughput over time, as SVG.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file())]
     pub(super) plot: Option<PathBuf>,
     /// Show no progress.
     #[arg(long, short)]
@@ -148,14 +159,6 @@ pub(crate) struct RunArguments {
     i_own_this_target: bool,
     #[command(flatten)]
     tls: TlsArguments,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds, such as 10 or 0.5".to_owned())?;
-    if !(0.0..=86_400.0).contains(&seconds) {
-        return Err("must be between 0 and 86,400 seconds (a day)".to_owned());
-    }
-    Ok(seconds)
 }
 
 /// Resolves the name of a target.
@@ -278,9 +281,6 @@ impl RunArguments {
         let protocol = self.protocol(&named)?;
         let target = resolve(&named.address)?;
         check_target(target, self.i_own_this_target)?;
-        if self.duration == 0.0 {
-            return Err("--duration 0 measures nothing".to_owned());
-        }
         let mut plan = Plan::new(target, self.exchange(&named, protocol, target)?);
         plan.tls = self.tls.plan(&named, protocol)?;
         plan.connections = self.connections;
@@ -300,9 +300,6 @@ impl RunArguments {
             ));
         }
         plan.threads = self.threads.unwrap_or(available.len().max(1));
-        if plan.threads == 0 || plan.threads > 1024 {
-            return Err(format!("--threads must be between 1 and 1024, not {}", plan.threads));
-        }
         if self.cores.is_empty() && plan.threads <= available.len() {
             plan.cores = available.iter().take(plan.threads).map(|core| core.id).collect();
         }
@@ -315,11 +312,6 @@ impl RunArguments {
 
     /// Files are written at the end; this checks in advance that they can be written.
     pub(super) fn check_files(&self) -> Result<(), String> {
-        if let Some(path) =
-            self.plot.as_ref().filter(|path| path.extension().is_none_or(|extension| extension != "svg"))
-        {
-            return Err(format!("--plot {} draws SVG only; give a file that ends with .svg", path.display()));
-        }
         let files = [&self.json, &self.hgrm, &self.plot].into_iter().flatten();
         for path in files.filter(|path| path.as_os_str() != "-") {
             let made = std::fs::OpenOptions::new().create(true).append(true).open(path);

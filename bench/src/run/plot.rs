@@ -7,13 +7,13 @@ use hdrhistogram::Histogram;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::prelude::*;
 
-use super::report::{Report, group};
+use super::report::Report;
 use crate::load::Outcome;
+use crate::panel::{Area, GREY, line_mark, over_time, titled};
 
 const SIZE: (u32, u32) = (1000, 760);
 const FROM_SENDING: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const FROM_DUE: RGBColor = RGBColor(0xd6, 0x27, 0x28);
-const BAND: RGBColor = RGBColor(0xee, 0xee, 0xee);
 
 /// Percentiles that the axis names, by their number of nines: 1/(1-p) on a logarithmic axis.
 const MARKS: [(f64, &str); 7] = [
@@ -60,8 +60,6 @@ impl Ranged for Nines {
     }
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-
 fn draw_latency(area: &Area<'_>, report: &Report, outcome: &Outcome) -> Result<(), Box<dyn Error>> {
     let phase = &outcome.phases[0];
     let mut series = vec![("from sending", &phase.latency, FROM_SENDING)];
@@ -73,12 +71,9 @@ fn draw_latency(area: &Area<'_>, report: &Report, outcome: &Outcome) -> Result<(
     let highest = all().map(|(_, value)| *value).fold(0.001, f64::max);
     let lowest = all().map(|(_, value)| *value).fold(highest, f64::min).max(1e-3);
     let most = all().map(|(at, _)| *at).fold(100.0, f64::max);
-    let mut chart = ChartBuilder::on(area)
-        .caption(format!("{} at {}: latency, ms", report.exchange, report.target), ("sans-serif", 20))
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(64)
-        .build_cartesian_2d(Nines { most }, (lowest * 0.8..highest * 1.2).log_scale())?;
+    let title = format!("{} at {}: latency, ms", report.exchange, report.target);
+    let mut chart =
+        titled(area, &title).build_cartesian_2d(Nines { most }, (lowest * 0.8..highest * 1.2).log_scale())?;
     let name_of =
         |at: &f64| MARKS.iter().find(|(mark, _)| mark == at).map_or(String::new(), |(_, name)| (*name).to_owned());
     chart
@@ -86,13 +81,10 @@ fn draw_latency(area: &Area<'_>, report: &Report, outcome: &Outcome) -> Result<(
         .x_desc("percentile")
         .x_label_formatter(&name_of)
         .y_label_formatter(&|value| if *value < 0.1 { format!("{value:.3}") } else { format!("{value:.1}") })
-        .light_line_style(BAND)
+        .light_line_style(GREY)
         .draw()?;
     for (name, points, color) in points {
-        chart
-            .draw_series(LineSeries::new(points, color.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?.label(name).legend(line_mark(color));
     }
     if report.rate.is_some() {
         let mut style = chart.configure_series_labels();
@@ -125,20 +117,8 @@ fn draw_throughput(area: &Area<'_>, report: &Report, outcome: &Outcome) -> Resul
         .filter(|(at, _)| *at < end)
         .collect();
     let highest = points.iter().map(|(_, rate)| *rate).fold(1.0, f64::max) * 1.1;
-    let mut chart = ChartBuilder::on(area)
-        .caption("requests a second", ("sans-serif", 20))
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..end, 0.0..highest)?;
-    chart
-        .configure_mesh()
-        .x_desc("seconds; grey: warm-up")
-        .y_label_formatter(&|value| group(*value as u64))
-        .light_line_style(BAND)
-        .draw()?;
-    let warm_up = [(0.0, 0.0), (report.measured_from_seconds, highest)];
-    chart.draw_series([Rectangle::new(warm_up, BAND.filled())])?;
+    let warm_up = [(0.0, report.measured_from_seconds)];
+    let mut chart = over_time(area, "requests a second", "seconds; grey: warm-up", (end, highest), (&warm_up, GREY))?;
     chart.draw_series(LineSeries::new(points, FROM_SENDING.stroke_width(2)))?;
     Ok(())
 }

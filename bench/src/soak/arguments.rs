@@ -1,12 +1,18 @@
 //! The command line of `baton-bench soak`.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
-/// The longest run.
-const HOURS_MAX: f64 = 24.0 * 366.0;
+use crate::number;
+
+/// The shortest run, and the longest.
+const HOURS: RangeInclusive<f64> = 0.001..=24.0 * 366.0;
+
+/// From one quiet point or line of progress to the next.
+const PAUSE_S: RangeInclusive<f64> = 0.1..=86_400.0;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -31,16 +37,16 @@ Examples:
   baton-bench soak --hours 0.1 --seed 7")]
 pub(crate) struct SoakArguments {
     /// How long.
-    #[arg(long, value_name = "HOURS", conflicts_with_all = ["connections", "changes"])]
+    #[arg(long, value_name = "HOURS", value_parser = number::fraction(" of hours", HOURS), conflicts_with_all = ["connections", "changes"])]
     hours: Option<f64>,
     /// Until so many connections were made (and `--changes` is reached).
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = number::whole(1..=u64::MAX))]
     connections: Option<u64>,
     /// Until so many changes were made (and `--connections` is reached).
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = number::whole(1..=u64::MAX))]
     changes: Option<u64>,
     /// Decides the changes and what clients do; drawn and printed where none is given.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = number::seed)]
     seed: Option<u64>,
     /// The server to start [default: batond beside this program].
     #[arg(long, value_name = "PATH")]
@@ -52,16 +58,16 @@ pub(crate) struct SoakArguments {
     #[arg(long, value_name = "FILE|FOLDER")]
     report: Option<PathBuf>,
     /// From one quiet point to the next.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = number::seconds(PAUSE_S))]
     quiet_every: f64,
     /// By how many MiB the servers' memory may be larger at a quiet point than at the first one.
-    #[arg(long, value_name = "MIB", default_value_t = 32)]
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = number::whole(0..=u64::from(u32::MAX)))]
     pub(super) memory_growth_max: u64,
     /// By how many the servers' descriptors may be more at a quiet point than at the first one.
-    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = number::whole(0..=u64::from(u32::MAX)))]
     pub(super) descriptors_growth_max: u64,
     /// From one line that says how far it is to the next.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = number::seconds(PAUSE_S))]
     progress_every: f64,
 }
 
@@ -86,21 +92,11 @@ impl Goal {
 impl SoakArguments {
     /// Says what is wrong with them, if anything.
     pub(super) fn check(&self) -> Result<(), String> {
-        if let Some(hours) = self.hours
-            && !(hours > 0.0 && hours <= HOURS_MAX)
-        {
-            return Err(format!("--hours {hours} is not above 0 and at most {HOURS_MAX}"));
-        }
-        for (name, seconds) in [("--quiet-every", self.quiet_every), ("--progress-every", self.progress_every)] {
-            if !(0.1..=86_400.0).contains(&seconds) {
-                return Err(format!("{name} {seconds} is not between 0.1 and 86,400 seconds"));
-            }
-        }
         if let Some(folder) = self.report.as_deref().and_then(Path::parent)
             && !folder.as_os_str().is_empty()
             && !folder.is_dir()
         {
-            return Err(format!("--report: {} is no folder", folder.display()));
+            return Err(format!("--report: {} is not a folder; name a file in one that exists", folder.display()));
         }
         self.binary().map(|_| ())
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use baton::control::{CannotRebalance, Failure, Outcome, Reply, Request};
 use nix::sys::signal::Signal;
 
-use super::ledger::Ledger;
+use super::ledger::{Death, Ledger};
 use super::loads::Gauges;
 use super::plan::{Broken, Change, WORKERS, WORKERS_MAX};
 use super::server::Server;
@@ -95,8 +95,8 @@ pub(super) fn perform(server: &mut Server, change: Change, ledger: &Ledger, gaug
             thread::sleep(stands_for);
             signal(pid, Signal::SIGCONT);
         }
-        Change::KillWorker { pick } => kill_worker(server, pick, true, ledger, gauges)?,
-        Change::HangWorker { pick } => kill_worker(server, pick, false, ledger, gauges)?,
+        Change::KillWorker { pick } => kill_worker(server, pick, Death::Killed, ledger, gauges)?,
+        Change::HangWorker { pick } => kill_worker(server, pick, Death::Hung, ledger, gauges)?,
         Change::KillMaster => {
             let master = server.status()?.pid;
             signal(master, Signal::SIGKILL);
@@ -182,20 +182,20 @@ fn pick_worker(server: &Server, pick: u64) -> Result<(u32, u64), String> {
 }
 
 /// A worker is stopped, killed by this program or by its master, and replaced.
-fn kill_worker(server: &Server, pick: u64, by_us: bool, ledger: &Ledger, gauges: &Gauges) -> Result<(), String> {
+fn kill_worker(server: &Server, pick: u64, how: Death, ledger: &Ledger, gauges: &Gauges) -> Result<(), String> {
     // Connections that are moving to a worker belong to none.
     server.settle()?;
     let (pid, open) = pick_worker(server, pick)?;
     let side = server.side();
     gauges.check(side)?;
-    ledger.begin_kill(side);
+    ledger.begin_kill(side, how);
     gauges.enter_phase(side, PHASE_KILL);
     signal(pid, Signal::SIGSTOP);
     wait_until("a worker is stopped", || matches!(process_state(pid).as_str(), "T" | "t" | "" | "Z"))?;
     let stopped = Instant::now();
     let still = server.serving()?.into_iter().find(|worker| worker.pid == Some(pid)).map_or(0, |worker| worker.open);
     let had = open.max(still) + UNCOUNTED_MAX;
-    if by_us {
+    if how == Death::Killed {
         signal(pid, Signal::SIGKILL);
     }
     wait_until("a worker is dead", || !is_alive(pid))?;

@@ -31,7 +31,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
 
 pub(crate) use self::arguments::SoakArguments;
-use self::plan::{Change, Loads, Side, Step, Steps, WORKERS};
+use self::plan::{Loads, Side, Step, Steps, WORKERS};
 use self::report::Report;
 use self::server::{Place, Server};
 use self::state::State;
@@ -318,9 +318,4 @@ impl Progress {
             group(changes),
         ));
     }
-}
-
-/// Whether a change of this name is one that kills a worker.
-fn kills_worker(name: &str) -> bool {
-    [Change::KillWorker { pick: 0 }, Change::HangWorker { pick: 0 }].iter().any(|change| change.name() == name)
 }

@@ -7,17 +7,14 @@ use plotters::prelude::*;
 
 use super::report::Report;
 use super::watch::Sample;
-use crate::run::group;
+use crate::panel::{Area, over_time};
 
 const SIZE: (u32, u32) = (1100, 640);
 const LINE: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const DOT: RGBColor = RGBColor(0xd6, 0x27, 0x28);
-const GRID: RGBColor = RGBColor(0xee, 0xee, 0xee);
 
 /// The most points of a line: more would not be visible.
 const POINTS_MAX: usize = 600;
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// Draws the picture into a file.
 pub(super) fn draw(path: &Path, report: &Report) -> Result<(), Box<dyn Error>> {
@@ -43,18 +40,7 @@ fn draw_panel(
     let all = || line.iter().chain(&dots);
     let end = all().map(|(at, _)| *at).fold(0.01, f64::max);
     let top = all().map(|(_, value)| *value).fold(1.0, f64::max) * 1.1;
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, ("sans-serif", 20))
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..end, 0.0..top)?;
-    chart
-        .configure_mesh()
-        .x_desc("minutes")
-        .y_label_formatter(&|value| group(*value as u64))
-        .light_line_style(GRID)
-        .draw()?;
+    let mut chart = over_time(area, title, "minutes", (end, top), (&[], WHITE))?;
     chart.draw_series(LineSeries::new(line, LINE.stroke_width(1)))?;
     chart.draw_series(dots.into_iter().map(|dot| Circle::new(dot, 3, DOT.filled())))?;
     Ok(())

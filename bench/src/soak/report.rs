@@ -10,11 +10,12 @@ use std::sync::atomic::Ordering;
 use baton::control::Status;
 use serde::Serialize;
 
+use super::ledger::{Death, Kill};
 use super::loads::Counted;
 use super::plan::{Change, Side};
 use super::state::State;
 use super::watch::{Sample, growth_per_hour};
-use super::{Seen, kills_worker, plot};
+use super::{Seen, plot};
 use crate::compare::machine;
 use crate::load::Failures;
 use crate::run::{Percentiles, group};
@@ -82,6 +83,7 @@ struct ChangeRow {
 #[derive(Debug, Serialize)]
 struct KillRow {
     server: Side,
+    how: Death,
     lost: u64,
     /// The most connections that the killed worker can have had.
     had_at_most: u64,
@@ -136,7 +138,7 @@ impl Report {
         let every = seen.samples.len().div_ceil(SAMPLES_MAX).max(1);
         let kills = |server| {
             let all = state.ledger.kills(server).into_iter();
-            all.map(move |(lost, had_at_most)| KillRow { server, lost, had_at_most })
+            all.map(move |Kill { how, lost, had, .. }| KillRow { server, how, lost, had_at_most: had.unwrap_or(0) })
         };
         let sum = |of: fn(&Counted) -> u64| loads.iter().map(|(_, (_, counted))| of(counted)).sum::<u64>();
         Self {
@@ -225,19 +227,15 @@ impl Report {
                 ms(max)
             );
         }
-        let killed: u64 = self
-            .change_rows
-            .iter()
-            .filter(|row| kills_worker(row.name))
-            .map(|row| row.times.values().sum::<u64>())
-            .sum();
+        let count = |how: Death| self.kills.iter().filter(|row| row.how == how).count() as u64;
         let lost: u64 = self.kills.iter().map(|row| row.lost).sum();
         let had: u64 = self.kills.iter().map(|row| row.had_at_most).sum();
         let _ = writeln!(
             text,
-            "\n{} workers were killed or hung. They had at most {} connections, and clients lost {} of these. All other \
+            "\nKilled workers: {}; hung workers: {}. They had at most {} connections, and clients lost {} of these. All other \
              changes lost {}.",
-            group(killed),
+            group(count(Death::Killed)),
+            group(count(Death::Hung)),
             group(had),
             group(lost),
             if self.failures.is_empty() { "none" } else { "what the failures say" },
@@ -412,7 +410,9 @@ mod tests {
             loads: vec![load],
             visits: Vec::new(),
             change_rows: vec![ChangeRow { name: "worker killed", times: BTreeMap::from([("http", 3)]), took_us }],
-            kills: vec![KillRow { server: Side::Http, lost: 7, had_at_most: 90 }],
+            kills: [(Death::Killed, 5, 50), (Death::Hung, 2, 40)]
+                .map(|(how, lost, had_at_most)| KillRow { server: Side::Http, how, lost, had_at_most })
+                .into(),
             memory_growth_per_hour_bytes: Some(-1_572_864.0),
             descriptors_growth_per_hour: None,
             quiet: vec![sample(60.0, 40), sample(120.0, 41)],
@@ -427,7 +427,7 @@ mod tests {
             "Seed 7. One run in 1 h 02 min: 1,234,567 connections, 1,234,560 answers checked, 12,345 changes.",
             "\n\nNothing went wrong.\n",
             "| worker killed | 3 | 0 | 2.0 | 2.0 | 2.0 |",
-            "3 workers were killed or hung. They had at most 90 connections, and clients lost 7 of these. All other changes lost none.",
+            "Killed workers: 1; hung workers: 1. They had at most 90 connections, and clients lost 7 of these. All other changes lost none.",
             "| made | 1,234,567 | 1,234,560 | 7 | 1 | 2 | 2.00 | 2.00 | 2.00 | 2.00 |",
             "memory, MiB: -1.50; descriptors: not known of so few quiet points.",
             "| 2 | 2 min 00 s | 0 | 0 | 41.0 | 60 | 6 | 0 |",

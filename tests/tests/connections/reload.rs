@@ -91,7 +91,7 @@ fn whoever_reloads_before_the_last_one_is_over_loses_nobody_either() {
     let crowd = Crowd::http(server.address(), counts);
     for round in 0..ROUNDS {
         server.signal(Signal::SIGHUP);
-        wait_until("it serves", || server.count_of("the new generation serves") > round);
+        wait_until("it serves", || server.count_of_events("serves") > round + 1);
     }
     crowd.round();
     wait_until("one generation is left", || server.workers().len() == 2);

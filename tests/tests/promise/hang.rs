@@ -17,7 +17,7 @@ use super::case::{Case, Expected, cases, prove};
 
 /// Stops this many workers for good, and waits until they are replaced and the waiting clients have been served.
 fn hang(server: &Server, victims: usize) {
-    let before = server.count_of("\"worker ready\"");
+    let before = server.count_of_events("worker_ready");
     let hung: Vec<u32> = server.workers().into_iter().take(victims).collect();
     hung.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
     wait_until("they are stopped", || hung.iter().all(|pid| is_stopped(*pid)));
@@ -27,9 +27,9 @@ fn hang(server: &Server, victims: usize) {
         let answer = read_answer(stream).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     }
-    wait_until("they are replaced", || server.count_of("\"worker ready\"") >= before + victims);
+    wait_until("they are replaced", || server.count_of_events("worker_ready") >= before + victims);
     assert!(hung.iter().all(|pid| !is_alive(*pid)));
-    assert_eq!(server.count_of("does not respond"), victims, "{:#?}", server.log());
+    assert_eq!(server.count_of_events("worker_hung"), victims, "{:#?}", server.log());
 }
 
 #[test]

@@ -15,9 +15,9 @@ const ROUNDS: usize = 3;
 
 /// Kills this many workers at once, and waits until they are replaced and serve.
 fn kill(server: &Server, victims: usize) {
-    let before = server.count_of("\"worker ready\"");
+    let before = server.count_of_events("worker_ready");
     server.workers().into_iter().take(victims).for_each(|pid| signal(pid, Signal::SIGKILL));
-    wait_until("they are replaced", || server.count_of("\"worker ready\"") >= before + victims);
+    wait_until("they are replaced", || server.count_of_events("worker_ready") >= before + victims);
 }
 
 #[test]

@@ -240,26 +240,18 @@ fn probation_ends_in_the_one_way_or_the_other() {
 fn whoever_of_the_masters_ends_the_other_one_serves() {
     run("upgrade::whoever_of_the_masters_ends_the_other_one_serves", || {
         for case in cases() {
-            prove("TERM to the new master, while held and on probation", &case, |lineage, _| {
-                let first = lineage.master();
-                for arguments in UNDECIDED {
-                    let waiting = lineage.begin(arguments);
-                    signal(lineage.master(), Signal::SIGTERM);
-                    wait_until("the first one has the word again", || lineage.master() == first);
-                    lineage.settle();
-                    let _ = waiting.join().expect("it ends");
-                }
-            });
-            prove("new master killed, while held and on probation", &case, |lineage, _| {
-                let first = lineage.master();
-                for arguments in UNDECIDED {
-                    let waiting = lineage.begin(arguments);
-                    signal(lineage.master(), Signal::SIGKILL);
-                    wait_until("the first one has the word again", || lineage.master() == first);
-                    lineage.settle();
-                    let _ = waiting.join().expect("it ends");
-                }
-            });
+            for by in [Signal::SIGTERM, Signal::SIGKILL] {
+                prove(&format!("{by} to the new master, while held and on probation"), &case, |lineage, _| {
+                    let first = lineage.master();
+                    for arguments in UNDECIDED {
+                        let waiting = lineage.begin(arguments);
+                        signal(lineage.master(), by);
+                        wait_until("the first one has the word again", || lineage.master() == first);
+                        lineage.settle();
+                        let _ = waiting.join().expect("it ends");
+                    }
+                });
+            }
             prove("old master killed, while held and on probation", &case, |lineage, _| {
                 for arguments in UNDECIDED {
                     let before = lineage.master();

@@ -53,30 +53,41 @@ impl Trust {
     /// # Errors
     /// If a certificate cannot be trusted.
     pub(super) fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
-        let algorithms = provider.signature_verification_algorithms;
-        let Self::Certificates(certificates) = self else { return Ok(Arc::new(Anybody { algorithms })) };
-        let roots = Arc::new(roots(certificates)?);
-        let signed = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
-        let signed = signed.map_err(|error| error.to_string())?;
-        Ok(Arc::new(Given { certificates: Arc::clone(certificates), signed }))
+        let given = match self {
+            Self::Anybody => None,
+            Self::Certificates(certificates) => {
+                let roots = Arc::new(roots(certificates)?);
+                let signed = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+                Some((Arc::clone(certificates), signed.map_err(|error| error.to_string())?))
+            }
+        };
+        Ok(Arc::new(Verifier { algorithms: provider.signature_verification_algorithms, given }))
     }
 }
 
 #[derive(Debug)]
-struct Anybody {
+struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
+    /// Those that are accepted, and what tells whether one of these has signed another; anybody's where there is nothing.
+    given: Option<(Arc<[CertificateDer<'static>]>, Arc<WebPkiServerVerifier>)>,
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        let Some((certificates, signed)) = &self.given else { return Ok(ServerCertVerified::assertion()) };
+        // What `openssl req -x509` makes is marked as an authority's, which webpki takes from no server.
+        if certificates.contains(certificate) {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        signed.verify_server_cert(certificate, others, name, ocsp, now)
     }
 
     fn verify_tls12_signature(
@@ -99,51 +110,5 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
-    }
-}
-
-#[derive(Debug)]
-struct Given {
-    certificates: Arc<[CertificateDer<'static>]>,
-    signed: Arc<WebPkiServerVerifier>,
-}
-
-impl ServerCertVerifier for Given {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        // `openssl req -x509` marks certificates as an authority's, which webpki accepts from no server.
-        if self.certificates.contains(certificate) {
-            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
-            return Ok(ServerCertVerified::assertion());
-        }
-        self.signed.verify_server_cert(certificate, others, name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signed.supported_verify_schemes()
     }
 }

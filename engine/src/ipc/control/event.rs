@@ -159,6 +159,12 @@ impl fmt::Display for Imbalance {
 }
 
 impl EventKind {
+    /// The event's name in JSON and in the log (the field `event`), such as `worker_died`.
+    pub fn name(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value.get("event").and_then(|name| name.as_str()).unwrap_or("unknown").to_owned()
+    }
+
     /// Why something failed, if the event is a failure.
     pub fn failure(&self) -> Option<&Failure> {
         match self {

@@ -328,6 +328,9 @@ pub struct WorkerStatus {
     /// Connections closed at listeners for proxies: not from a trusted one, or without a header in time.
     #[serde(default)]
     pub closed_without_header: u64,
+    /// Connections that operators closed (`batonctl close`).
+    #[serde(default)]
+    pub closed_by_operator: u64,
     /// Times the worker paused reading a connection because it held nearly `memory_bytes_max`.
     #[serde(default)]
     pub paused_for_memory: u64,

@@ -154,6 +154,7 @@ fn worker_status(slot: usize, state: WorkerState, numbers: &Snapshot) -> WorkerS
         closed_for_room: numbers.closed[CloseReason::Room as usize].1,
         cut_for_memory: numbers.closed[CloseReason::Memory as usize].1,
         closed_without_header: numbers.closed[CloseReason::ProxyHeader as usize].1,
+        closed_by_operator: numbers.closed[CloseReason::Operator as usize].1,
         paused_for_memory: numbers.memory_pauses,
         memory_bytes: numbers.memory_bytes,
         counters: numbers.named.clone(),

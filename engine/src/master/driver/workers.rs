@@ -17,7 +17,7 @@ use super::system;
 use super::world::Driver;
 use crate::endpoint::Endpoint;
 use crate::ipc::channel::{self, Heard, is_nonsense};
-use crate::ipc::control::{Exit, Failure};
+use crate::ipc::control::{EventKind, Exit, Failure};
 use crate::ipc::orders::{Order, Report};
 use crate::master::core::{self, ConfigurationId, ProcessId, Spawn, Time};
 use crate::sys::clock::monotonic_ns;
@@ -239,7 +239,8 @@ impl Worker {
         if let Report::Ready { core, connections_max, listeners, .. } = report {
             self.listeners.clone_from(listeners);
             let (generation, slot, pid) = (self.generation, self.slot, self.process.0);
-            tracing::info!(generation, slot, pid, core, connections_max, "worker ready");
+            let event = EventKind::WorkerReady { slot, pid }.name();
+            tracing::info!(generation, %event, slot, pid, core, connections_max, "worker ready");
         }
     }
 }

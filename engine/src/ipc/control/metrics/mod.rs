@@ -74,12 +74,17 @@ const LABELLED: [(&str, &str, &str, &str); 5] = [
 type Numbers = fn(&WorkerStatus) -> u64;
 
 /// Counters of a worker: the metric, its value, and its help text.
-const WORKER_COUNTERS: [(&str, Numbers, &str); 12] = [
+const WORKER_COUNTERS: [(&str, Numbers, &str); 13] = [
     ("baton_worker_connections_accepted", |one| one.accepted, "Connections accepted by the worker."),
     ("baton_worker_connections_taken_over", |one| one.taken_over, "Connections that came from other workers."),
     ("baton_worker_connections_handed_over", |one| one.handed_over, "Connections that went to other workers."),
     ("baton_worker_connections_closed_for_room", |one| one.closed_for_room, "Idle connections closed to make room."),
     ("baton_worker_connections_cut_for_memory", |one| one.cut_for_memory, "Connections cut at memory_bytes_max."),
+    (
+        "baton_worker_connections_closed_by_operator",
+        |one| one.closed_by_operator,
+        "Connections that operators closed with batonctl close.",
+    ),
     ("baton_worker_requests", |one| one.requests, "Requests answered by the worker."),
     ("baton_worker_received_bytes", |one| one.bytes_received, "Bytes received by the worker."),
     ("baton_worker_sent_bytes", |one| one.bytes_sent, "Bytes sent by the worker."),
