@@ -246,6 +246,31 @@ impl Core {
         }
     }
 
+    /// The server is to stop: this master closes its copies of listeners that a worker has, and its guards, before the workers
+    /// hear of it. They empty their listeners and close them. Whoever came to a copy here after that might find no worker any
+    /// more.
+    pub(super) fn leave_listeners_to_workers(&mut self, world: &mut dyn World) {
+        let stops = matches!(&self.lifecycle, Lifecycle::Stopping(Stopping { instead: Instead::Nobody, .. }));
+        if !stops || self.serving().is_none() {
+            return;
+        }
+        let waiting_max = self.waiting_max();
+        if self.tier == Tier::Ebpf && self.taker().is_some() {
+            self.placement.held.extend(world.empty_guards(&[], waiting_max));
+            world.keep_guards(&[]);
+        }
+        let unattended: Vec<SocketId> = self.unattended().collect();
+        self.placement.kept.retain(|kept| {
+            // All workers share a Unix socket, and none of them empties it alone.
+            let stays = kept.address.is_unix() || unattended.contains(&kept.socket);
+            if !stays {
+                world.close(kept.socket);
+            }
+            stays
+        });
+        self.hand_out(world);
+    }
+
     /// A server that stops has its guards until its workers have closed their listeners, for those who come just then; others are
     /// refused, however long the workers drain.
     fn close_guards_behind(&mut self, world: &mut dyn World) {
