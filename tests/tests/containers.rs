@@ -1,5 +1,6 @@
 //! batond under the system call filters of its container (`worker/package/seccomp.json`) and its unit
-//! (`batond.service`), built from these files as a container runtime and systemd do.
+//! (`batond.service`), built from these files as a container runtime and systemd do, and as the first process of a
+//! container.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,11 +8,14 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use baton::control::{EventKind, Failure};
 use baton_tests::client::{ask, assert_served, connect};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::program::{Server, batond, is_missing, run_ok};
-use baton_tests::skip;
+use baton_tests::process::children;
+use baton_tests::program::{Server, batond, is_missing, run_ok, signal};
+use baton_tests::{control, skip, wait_until};
+use nix::sys::signal::Signal;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
@@ -189,4 +193,32 @@ fn under_the_default_profile_of_a_runtime_the_error_says_what_to_allow() {
     let complaints: Vec<String> = server.log().into_iter().filter(|line| line.starts_with("batond: error: ")).collect();
     assert_eq!(complaints.len(), 1, "{complaints:?}");
     assert!(RINGS.iter().all(|call| complaints[0].contains(call)), "{complaints:?}");
+}
+
+#[test]
+fn the_first_process_of_a_container_refuses_an_upgrade_and_serves_on() {
+    run("the_first_process_of_a_container_refuses_an_upgrade_and_serves_on", || {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control");
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(batond());
+        command.args(["--listen", "127.0.0.1:0", "--workers", "2", "--control"]).arg(&path);
+        let mut server = Server::start_command(command);
+        assert_eq!(control::status(&path).expect("a status").pid, 1);
+        let mut kept = connect(server.address());
+        ask(&mut kept).expect("an answer");
+
+        let upgrade = control::ask(&path, &["upgrade"]);
+        assert!(upgrade.stderr.contains("start a new container"), "{}", upgrade.stderr);
+        assert_eq!(upgrade.failed(), Failure::FirstProcess);
+        let refused = EventKind::UpgradeFailed { why: Failure::FirstProcess };
+        signal(children(server.pid())[0], Signal::SIGUSR2);
+        wait_until("USR2 is refused, too", || control::events(&path).contains(&refused));
+
+        control::ask(&path, &["reload"]).done();
+        ask(&mut kept).expect("it is served on");
+        drop(kept);
+        control::ask(&path, &["stop"]).done();
+        assert_eq!(server.wait().code(), Some(0));
+    });
 }

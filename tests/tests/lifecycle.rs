@@ -289,6 +289,31 @@ fn at_a_stop_those_who_wait_are_let_in_and_later_ones_are_refused_at_once() {
 }
 
 #[test]
+fn at_a_stop_nobody_is_let_in_whom_no_worker_serves() {
+    for tier in ["adopt", "auto"] {
+        let mut server = Server::start(&["--hang-ms", "0", "--handover", tier]);
+        let address = server.address();
+        // The worker has nothing to do, and ends while its master does not look.
+        let worker = server.workers()[0];
+        signal(worker, Signal::SIGSTOP);
+        wait_until("it has stopped", || is_stopped(worker));
+        server.signal(Signal::SIGQUIT);
+        wait_until("it is told", || server.count_of("its connections drain") > 0);
+        signal(server.pid(), Signal::SIGSTOP);
+        wait_until("the master has stopped", || is_stopped(server.pid()));
+        signal(worker, Signal::SIGCONT);
+        wait_until("the worker has ended", || !is_alive(worker));
+        let late = TcpStream::connect_timeout(&address, PATIENCE);
+        signal(server.pid(), Signal::SIGCONT);
+        match late {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{tier}"),
+            Ok(mut stream) => drop(ask(&mut stream).unwrap_or_else(|error| panic!("{tier}: let in, and {error}"))),
+        }
+        assert_eq!(server.wait().code(), Some(0), "{tier}");
+    }
+}
+
+#[test]
 fn a_killed_master_leaves_no_orphan() {
     let mut server = Server::start(&["--workers", "2"]);
     let workers = server.workers();

@@ -94,6 +94,12 @@ pub enum Failure {
     /// Worker state cannot be shared by two servers, so the upgrade cannot be held.
     #[error("--hold is not possible: worker state cannot be shared by two servers; upgrade without --hold")]
     HeldState,
+    /// This master is process 1 of its container, which ends with it: a new binary would end, too.
+    #[error(
+        "this master is process 1 of a container, and all other processes of the container end when it leaves; start a new \
+         container to upgrade"
+    )]
+    FirstProcess,
     /// A worker has more state than it may hand over.
     #[error(
         "worker {slot} has about {bytes} bytes of state, more than `state_bytes_max` ({bytes_max}) allows; raise that, \

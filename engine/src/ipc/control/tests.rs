@@ -219,6 +219,11 @@ fn failures() {
             "--hold is not possible: worker state cannot be shared by two servers; upgrade without --hold",
         ),
         (
+            Failure::FirstProcess,
+            "this master is process 1 of a container, and all other processes of the container end when it leaves; start a \
+             new container to upgrade",
+        ),
+        (
             Failure::StateTooLarge { slot: 1, bytes: 2_000, bytes_max: 1_000 },
             "worker 1 has about 2000 bytes of state, more than `state_bytes_max` (1000) allows; raise that, or set \
              `state_too_large` to `discard`",

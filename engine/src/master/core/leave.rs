@@ -88,6 +88,7 @@ impl Core {
 
     fn send_all_away(&mut self, world: &mut dyn World, how: Stop) {
         self.hurry_successor(world, how);
+        self.leave_listeners_to_workers(world);
         for index in 0..self.generations.len() {
             let plan = &self.generations[index].plan;
             let drain_ms = match how {

@@ -250,6 +250,31 @@ impl Core {
         }
     }
 
+    /// The server stops: before it tells the workers, this master closes its guards and its copies of listeners that workers
+    /// have. The workers then empty and close their listeners. A client that came to a copy here after that could find no
+    /// worker any more.
+    pub(super) fn leave_listeners_to_workers(&mut self, world: &mut dyn World) {
+        let stops = matches!(&self.lifecycle, Lifecycle::Stopping(Stopping { instead: Instead::Nobody, .. }));
+        if !stops || self.serving().is_none() {
+            return;
+        }
+        let waiting_max = self.waiting_max();
+        if self.tier == Tier::Ebpf && self.taker().is_some() {
+            self.placement.held.extend(world.empty_guards(&[], waiting_max));
+            world.keep_guards(&[]);
+        }
+        let unattended: Vec<SocketId> = self.unattended().collect();
+        self.placement.kept.retain(|kept| {
+            // All workers share a Unix socket, and none of them empties it.
+            let stays = kept.address.is_unix() || unattended.contains(&kept.socket);
+            if !stays {
+                world.close(kept.socket);
+            }
+            stays
+        });
+        self.hand_out(world);
+    }
+
     /// A server that stops keeps its guards until its workers have closed their listeners, for clients that connect
     /// just then. Later clients are refused, however long the workers drain.
     fn close_guards_behind(&mut self, world: &mut dyn World) {

@@ -286,6 +286,10 @@ pub(super) struct New {
 
 impl New {
     /// Starts the new binary, with the greeting waiting in its channel. Also returns its path.
+    ///
+    /// # Errors
+    /// If it cannot be started, or if this process is the first of its namespace: the kernel kills the others when that one
+    /// ends (pid_namespaces(7)).
     pub(super) fn start(
         upgrade: &Upgrade,
         own_binary: &std::path::Path,
@@ -293,6 +297,9 @@ impl New {
         sockets: &Sockets,
         metrics: Option<&TcpListener>,
     ) -> Result<(Self, String), Failure> {
+        if std::process::id() == 1 {
+            return Err(Failure::FirstProcess);
+        }
         let binary = upgrade.binary.as_ref().map_or_else(|| own_binary.to_owned(), PathBuf::from);
         let name = binary.display().to_string();
         let fail = |what: &'static str| {
