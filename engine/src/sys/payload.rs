@@ -124,14 +124,6 @@ impl Payload {
         }
     }
 
-    /// Bytes sent by an operation with this result. That of a file's part was a poll for room, unless its bytes had been read.
-    pub(super) fn sent(&self, result: i32) -> i32 {
-        match self {
-            Self::File(part) if part.bytes().is_empty() => result.min(0),
-            _ => result,
-        }
-    }
-
     /// Drops `count` bytes from the front.
     pub(crate) fn advance(&mut self, count: usize) {
         match self {

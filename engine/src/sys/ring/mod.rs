@@ -308,7 +308,15 @@ impl Ring {
             } else if kind == Kind::Send as u8 {
                 self.outstanding -= 1;
                 let Held::Payload(payload) = self.take_held(operation) else { unreachable!("a send holds a payload") };
-                Completion::Sent { key, result: payload.sent(result), payload }
+                Completion::Sent { key, result, payload }
+            } else if kind == Kind::Room as u8 {
+                if more {
+                    self.room_polled(user_data, result);
+                    continue;
+                }
+                self.outstanding -= 1;
+                let Held::Payload(payload) = self.take_held(operation) else { unreachable!("a send holds a payload") };
+                Completion::Sent { key, result: if result < 0 { result } else { -libc::ECANCELED }, payload }
             } else if kind == Kind::Accept as u8 {
                 self.outstanding -= usize::from(!more);
                 let result = if result < 0 { Err(-result) } else { Ok(Socket(result)) };

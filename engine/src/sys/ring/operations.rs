@@ -9,7 +9,7 @@ use io_uring::{IoUring, opcode, squeue};
 use socket2::SockAddr;
 
 use super::user_data::Kind;
-use super::{Held, Key, Operations, Ring, Socket, WhenFull};
+use super::{Held, Key, Operations, Ring, Socket};
 use crate::sys::buffer_ring::Group;
 use crate::sys::file_part::{FilePart, FileSent};
 use crate::sys::payload::Payload;
@@ -92,35 +92,48 @@ impl Ring {
         self.push(entry, Kind::Receive.pack(0, key));
     }
 
-    /// Sends `payload`. At most one send of a socket may be in flight, since later ones could overtake.
+    /// Sends the beginning of `payload` that fits into the socket's buffer, without waiting. If nothing fits, the result is
+    /// `-EAGAIN`: see [`Ring::await_room`]. At most one send of a socket may be in flight, since later ones could overtake.
     #[inline]
-    pub(crate) fn send(&mut self, socket: &Socket, key: Key, payload: Payload, when_full: WhenFull) {
-        let flags = if when_full == WhenFull::Return { libc::MSG_DONTWAIT } else { 0 };
+    pub(crate) fn send(&mut self, socket: &Socket, key: Key, payload: Payload) {
         match payload {
-            Payload::File(part) => self.send_file(socket, key, part, when_full),
-            payload => self.push_send(socket, key, payload, flags, squeue::Flags::empty()),
+            Payload::File(part) => self.send_file(socket, key, part),
+            payload => self.push_send(socket, key, payload, libc::MSG_DONTWAIT, squeue::Flags::empty()),
         }
     }
 
     /// Sends part of a file in this call, because the ring's operation for it (splice) needs another thread. The next turn
-    /// gets the completion. If the send must wait for room, the ring polls for it, and the completion says that no byte was
-    /// sent.
-    fn send_file(&mut self, socket: &Socket, key: Key, mut part: Box<FilePart>, when_full: WhenFull) {
+    /// gets the completion.
+    fn send_file(&mut self, socket: &Socket, key: Key, mut part: Box<FilePart>) {
         let sent = part.send(socket.as_fd());
         let payload = Payload::File(part);
         let result = match sent {
             FileSent::Bytes(count) => i32::try_from(count).unwrap_or(i32::MAX),
-            FileSent::Full if when_full == WhenFull::Wait => {
-                let operation = self.hold(Held::Payload(payload));
-                self.outstanding += 1;
-                let entry = opcode::PollAdd::new(Fd(socket.0), libc::POLLOUT as u32).build();
-                return self.push(entry, Kind::Send.pack(operation, key));
-            }
             FileSent::Full => -libc::EAGAIN,
-            FileSent::Read => return self.push_send(socket, key, payload, 0, squeue::Flags::empty()),
+            FileSent::Read => return self.push_send(socket, key, payload, libc::MSG_DONTWAIT, squeue::Flags::empty()),
             FileSent::Failed(error) => -error,
         };
         self.done.push_back((key, result, payload));
+    }
+
+    /// Waits until the socket's buffer has room for more of `payload`. The completion is that of a send that was cancelled:
+    /// nothing was sent, and the payload returns.
+    ///
+    /// The poll stays armed, since a peer's FIN always wakes it (the kernel's `io_uring/poll.c`, IO_POLL_UNMASK): a single
+    /// poll after a FIN would end at once, each time. A send that waits in the kernel has the same trap: each wake makes the
+    /// kernel try it again, and after 128 tries it waits in a kernel thread of its own (`APOLL_MAX_RETRY`).
+    pub(crate) fn await_room(&mut self, socket: &Socket, key: Key, payload: Payload) {
+        let operation = self.hold(Held::Payload(payload));
+        self.outstanding += 1;
+        let entry = opcode::PollAdd::new(Fd(socket.0), libc::POLLOUT as u32).multi(true).build();
+        self.push(entry, Kind::Room.pack(operation, key));
+    }
+
+    /// A poll of [`Ring::await_room`] has this result. It ends if there is room, or if an error is to be had from a send.
+    pub(super) fn room_polled(&mut self, user_data: u64, result: i32) {
+        if result & i32::from(libc::POLLOUT | libc::POLLERR | libc::POLLHUP) != 0 {
+            self.cancel(user_data);
+        }
     }
 
     /// Sends `payload`, which is not part of a file, and, if all of it fitted into the peer's window at once, closes. Nothing
@@ -242,7 +255,7 @@ impl Ring {
 mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
     use std::rc::Rc;
     use std::thread;
@@ -316,7 +329,7 @@ mod tests {
             let mut arena = Arena::new();
             arena.write(b"head, ");
             let payload = Payload::joined(arena.seal().expect("staged"), Rc::from(*b"<body>"), 1, 5);
-            ring.send(&socket, KEY, payload, WhenFull::Return);
+            ring.send(&socket, KEY, payload);
             let (result, payload) = loop {
                 ring.enter(1).expect("entered");
                 if let Some(Completion::Sent { result, payload, .. }) = ring.next() {
@@ -370,12 +383,15 @@ mod tests {
             let part = FilePart::new(pages, 1..299_999).behind(arena.seal().expect("staged"));
             let mut payload = Payload::File(Box::new(part));
             while payload.len() > 0 {
-                let when_full = if payload.is_shared() { WhenFull::Return } else { WhenFull::Wait };
-                ring.send(&socket, KEY, payload, when_full);
+                ring.send(&socket, KEY, payload);
                 let (result, rest) = sent(&mut ring);
                 payload = rest;
-                payload.advance(result.max(0) as usize);
-                assert!(result >= 0 || result == -libc::EAGAIN, "{result}");
+                if result == -libc::EAGAIN {
+                    ring.await_room(&socket, KEY, payload);
+                    payload = sent(&mut ring).1;
+                } else {
+                    payload.advance(usize::try_from(result).expect("sent"));
+                }
             }
             ring.close(socket);
             ring.enter(0).expect("entered");
@@ -384,39 +400,54 @@ mod tests {
         }
     }
 
+    /// The peer's FIN does not end a wait for room, and costs one completion.
     #[test]
-    fn a_part_of_a_file_waits_for_room_and_its_wait_can_be_cancelled() {
-        let (mut ring, (socket, mut peer)) = (ring(Operations::AcceptedConnections), pair());
-        let pages = Pages::File(file(&[7; 4 << 20]).into());
-        let part = |start| Payload::File(Box::new(FilePart::new(pages.clone(), start..64 << 20)));
-        let mut at = 0;
-        // Fills the socket's buffer.
-        loop {
-            ring.send(&socket, KEY, part(at), WhenFull::Return);
-            match sent(&mut ring).0 {
-                count @ 1.. => at += count as u64,
-                result => break assert_eq!(result, -libc::EAGAIN),
+    fn a_payload_waits_for_room_whatever_the_peer_has_ended_and_its_wait_can_be_cancelled() {
+        let zeros: &'static [u8] = &[0; 1 << 20];
+        let pages = Pages::File(file(zeros).into());
+        for is_file in [false, true] {
+            let (mut ring, (socket, mut peer)) = (ring(Operations::AcceptedConnections), pair());
+            let next = || match is_file {
+                false => Payload::Static(zeros),
+                true => Payload::File(Box::new(FilePart::new(pages.clone(), 0..1 << 20))),
+            };
+            let mut filled = 0;
+            loop {
+                ring.send(&socket, KEY, next());
+                match sent(&mut ring).0 {
+                    count @ 1.. => filled += count as usize,
+                    result => break assert_eq!(result, -libc::EAGAIN),
+                }
             }
+            ring.await_room(&socket, KEY, next());
+            ring.enter(0).expect("entered");
+            assert!(ring.next().is_none() && ring.outstanding == 1);
+            ring.cancel_socket(&socket);
+            assert_eq!((sent(&mut ring).0, ring.outstanding), (-libc::ECANCELED, 0));
+            peer.shutdown(Shutdown::Write).expect("FIN");
+            ring.await_room(&socket, KEY, next());
+            let mut wakes = 0;
+            for _ in 0..100 {
+                ring.enter(0).expect("entered");
+                wakes += ring.waiting();
+                assert!(ring.next().is_none() && ring.outstanding == 1);
+            }
+            assert!(wakes <= 2, "{wakes} completions while nothing happened");
+            let mut received = vec![0; filled];
+            peer.read_exact(&mut received).expect("received");
+            let (result, payload) = sent(&mut ring);
+            assert_eq!((result, payload.len(), ring.outstanding), (-libc::ECANCELED, 1 << 20, 0));
+            ring.send(&socket, KEY, payload);
+            assert!(sent(&mut ring).0 > 0);
+            ring.close(socket);
         }
-        ring.send(&socket, KEY, part(at), WhenFull::Wait);
-        ring.enter(0).expect("entered");
-        assert!(ring.next().is_none() && ring.outstanding == 1);
-        ring.cancel_socket(&socket);
-        assert_eq!(sent(&mut ring).0, -libc::ECANCELED);
-        ring.send(&socket, KEY, part(at), WhenFull::Wait);
-        ring.enter(0).expect("entered");
-        let mut received = vec![0; at as usize];
-        peer.read_exact(&mut received).expect("received");
-        // There is room, so it is to be sent again.
-        assert_eq!((sent(&mut ring).0, ring.outstanding), (0, 0));
-        ring.close(socket);
     }
 
     #[test]
     fn what_is_wrong_with_a_file_or_its_socket_is_told() {
         let (mut ring, (socket, peer)) = (ring(Operations::AcceptedConnections), pair());
         let mut result_of = |pages: Pages, place| {
-            ring.send(&socket, KEY, Payload::File(Box::new(FilePart::new(pages, place))), WhenFull::Wait);
+            ring.send(&socket, KEY, Payload::File(Box::new(FilePart::new(pages, place))));
             sent(&mut ring).0
         };
         let short = file(&[1; 10]);
@@ -451,7 +482,7 @@ mod tests {
             if rest.len() == 0 {
                 break;
             }
-            ring.send(&socket, KEY, rest, WhenFull::Wait);
+            ring.send(&socket, KEY, rest);
         }
         assert!(received == bytes);
         ring.close(socket);

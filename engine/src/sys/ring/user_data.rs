@@ -31,6 +31,8 @@ pub(super) enum Kind {
     Poll = 5,
     Timeout = 6,
     Watch = 8,
+    /// A poll for room in a socket's buffer.
+    Room = 9,
     /// Operations whose success is not reported and whose failure needs no reaction.
     Quiet = 7,
 }

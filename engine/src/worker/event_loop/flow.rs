@@ -102,6 +102,11 @@ impl<P: Protocol> EventLoop<P> {
                     entry.connection.send_ended(payload);
                     entry.connection.fail(&mut self.context);
                 }
+                libc::EAGAIN if !payload.is_shared() && !entry.custody.is_held() && entry.socket.is_some() => {
+                    entry.sending = true;
+                    let (socket, key) = (entry.socket.as_ref().expect("as above"), entry.key());
+                    self.ring.await_room(socket, key, payload);
+                }
                 libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
                     entry.connection.sent(&mut host, &mut self.context, payload, 0);
                 }
@@ -353,7 +358,7 @@ impl<P: Protocol> EventLoop<P> {
                         entry.closes_with_send = true;
                         self.ring.send_and_close(socket, key, payload);
                     } else {
-                        self.ring.send(socket, key, payload, when_full);
+                        self.ring.send(socket, key, payload);
                     }
                 }
             } else {
