@@ -1,8 +1,9 @@
 //! Misbehaving peers and exhausted resources: other clients are served, nothing grows without bound, and service
 //! continues afterwards.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 use baton_tests::client::{GET, ask, assert_served, connect, echo_pattern, read_answer, read_to_end};
 use baton_tests::process::{cpu_ticks, descriptor_limit_for, descriptors, kilobytes};
 use baton_tests::program::{Server, batond, is_installed};
-use baton_tests::{control, skip, wait_until};
+use baton_tests::{PATIENCE, control, skip, wait_until};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// Upper bound of the bytes that a kernel holds between two ends of a loopback connection.
 const KERNEL_BYTES_MAX: usize = 64 << 20;
@@ -459,4 +461,54 @@ fn a_bystander_beside_500_uploaders() {
         drop(flood);
         server.stop();
     }
+}
+
+/// A send that waited in the kernel was tried again each time the peer's FIN woke it, and ended up in a kernel thread of its
+/// own.
+#[test]
+fn clients_that_send_fin_and_read_nothing_take_neither_threads_nor_time() {
+    const CLIENTS: usize = 20;
+    const REQUESTS: usize = 8;
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(&[
+        "--static",
+        &format!("/static/={}", folder.path().display()),
+        "--write-ms",
+        "0",
+        "--idle-ms",
+        "0",
+    ]);
+    let worker = server.workers()[0];
+    for bytes in [20_000, 400_000] {
+        let name = bytes.to_string();
+        fs::write(folder.path().join(&name), vec![b'x'; bytes]).expect("written");
+        let request = format!("GET /static/{name} HTTP/1.1\r\nHost: a\r\n\r\n").repeat(REQUESTS);
+        let streams: Vec<TcpStream> = (0..CLIENTS)
+            .map(|_| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+                socket.set_recv_buffer_size(4096).expect("set");
+                socket.connect(&server.address().into()).expect("connected");
+                let mut stream = TcpStream::from(socket);
+                stream.write_all(request.as_bytes()).expect("sent");
+                stream.shutdown(Shutdown::Write).expect("FIN");
+                stream
+            })
+            .collect();
+        wait_until("the worker has nothing to do", || {
+            let before = cpu_ticks(worker);
+            thread::sleep(Duration::from_millis(300));
+            cpu_ticks(worker) <= before + 2
+        });
+        let threads = fs::read_dir(format!("/proc/{worker}/task")).expect("the worker's threads").count();
+        assert_eq!(threads, 1, "files of {bytes} bytes");
+        for mut stream in streams {
+            SockRef::from(&stream).set_recv_buffer_size(1 << 20).expect("set");
+            stream.set_read_timeout(Some(PATIENCE)).expect("set");
+            let mut answers = Vec::new();
+            stream.read_to_end(&mut answers).expect("all answers");
+            let bodies = answers.iter().filter(|byte| **byte == b'x').count();
+            assert_eq!(bodies, bytes * REQUESTS);
+        }
+    }
+    server.stop();
 }
