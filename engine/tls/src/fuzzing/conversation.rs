@@ -10,7 +10,7 @@ use crate::record::{HEADER_BYTES, Limits, OVERHEAD_BYTES, Session, Status, TRAIL
 use crate::settings::Version;
 use crate::state::{self, Negotiated};
 
-/// rustls accepts this many KeyUpdates in a row.
+/// KeyUpdates of a conversation: neither side accepts more than about this many without data between them.
 const UPDATES_MAX: usize = 30;
 
 /// Both sides, and the bytes in flight between them.
@@ -136,7 +136,6 @@ impl Talk {
         if self.window.plaintext.is_empty() {
             self.buffer.drain(..self.window.records);
             self.window = Window::default();
-            self.updates = 0;
         }
     }
 
