@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use baton_tests::client::{GET, ask, assert_served, connect};
+use baton_tests::client::{GET, ask, assert_served, connect, read_to_end};
 use baton_tests::namespace::run;
 use baton_tests::process::{is_alive, is_stopped};
 use baton_tests::program::{Server, batond, faulty, may_trace, signal};
@@ -47,7 +47,7 @@ fn numbers() -> BTreeMap<&'static str, i64> {
         munmap SYS_munmap, openat2 SYS_openat2, poll SYS_poll,
         prctl SYS_prctl, pread64 SYS_pread64, read SYS_read, recvmsg SYS_recvmsg, restart_syscall SYS_restart_syscall, rt_sigaction SYS_rt_sigaction,
         rt_sigprocmask SYS_rt_sigprocmask, rt_sigreturn SYS_rt_sigreturn,
-        sendmsg SYS_sendmsg, setsockopt SYS_setsockopt, shutdown SYS_shutdown,
+        sendfile SYS_sendfile, sendmsg SYS_sendmsg, setsockopt SYS_setsockopt, shutdown SYS_shutdown,
         sigaltstack SYS_sigaltstack, socketpair SYS_socketpair, statx SYS_statx, tgkill SYS_tgkill,
         write SYS_write, writev SYS_writev,
     ];
@@ -132,10 +132,18 @@ fn live(control: &Path, traces: &Path) {
     let mut command = Command::new("strace");
     command.args(["-ff", "-v", "-s", "0", "-o"]).arg(traces.join("engine")).arg(batond());
     command.args(["--listen", ADDRESS, "--workers", "2", "--settle-ms", "50", "--log-level", "debug", "--control"]);
+    let site = traces.join("site");
+    fs::create_dir(&site).expect("created");
+    fs::write(site.join("page"), vec![b'x'; 100_000]).expect("written");
     let server = Server::start_command({
         command.arg(control).arg("--access-log").arg(traces.join("log"));
+        command.arg("--static").arg(format!("/static/={}", site.display()));
         command
     });
+    // A file is sent from its pages.
+    let mut reader = connect(server.address());
+    reader.write_all(b"GET /static/page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
+    assert!(read_to_end(&mut reader).expect("the file").ends_with(&[b'x'; 100_000]));
     let mut kept: Vec<TcpStream> = (0..8).map(|_| connect(server.address())).collect();
     let mut ask_all = || kept.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
     ask_all();
