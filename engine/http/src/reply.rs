@@ -246,7 +246,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         Ok(Done(()))
     }
 
-    /// Answers with part of sealed memory: a body of 16 KiB or more is sent without a copy.
+    /// Answers with part of sealed memory: a body of 32 KiB or more is sent without a copy.
     ///
     /// # Errors
     /// If a header cannot be sent.

@@ -171,15 +171,17 @@ impl Io<'_> {
         }
     }
 
-    /// Appends part of a file. On a connection without TLS, parts of 16 KiB or more are not copied: the socket gets references to
-    /// the pages of the page cache (sendfile(2)). Then the file is read while the peer takes it: if the file has become shorter by then,
-    /// the connection is closed before the end of the part; if its content has changed, the peer may get the new one.
+    /// Appends part of a file. On a connection without TLS, parts of 32 KiB or more are not copied: the socket gets
+    /// references to the pages of the page cache (sendfile(2)). The file is then read while the peer takes it: if it has
+    /// become shorter by then, the connection is reset before the end of the part; if its content has changed, the peer may
+    /// get the new content.
     ///
-    /// A slow disk holds up the worker's other connections. The engine reads up to 1 MiB at once, and reads what was not sent when the
-    /// connection moves to another worker: so give a large file in parts (see [`Io::is_full`] and [`Io::wait_for_room`]).
+    /// A slow disk delays the worker's other connections. One send reads up to 1 MiB, and a connection that moves to
+    /// another worker takes the unsent part with it, read into memory. Therefore write a large file in parts (see
+    /// [`Io::is_full`] and [`Io::wait_for_room`]).
     ///
     /// # Errors
-    /// If the file is read at once, and cannot be read or ends before `part` does. Nothing is appended then.
+    /// If the file is read at once, and cannot be read or ends before the end of `part`. Nothing is appended then.
     pub fn write_file(&mut self, file: &Rc<File>, part: Range<u64>) -> io::Result<()> {
         let length = part.end.saturating_sub(part.start);
         if length < FILE_BYTES_MIN || self.context.is_layered {
@@ -192,7 +194,8 @@ impl Io<'_> {
         Ok(())
     }
 
-    /// Appends part of sealed memory. From 16 KiB on it is not copied, even if other output comes before it.
+    /// Appends part of sealed memory. From 32 KiB on it is not copied, even if other output comes before it. On a connection
+    /// with TLS it is only sealed, which is a copy itself.
     ///
     /// # Panics
     /// If `part` does not lie within `memory`.

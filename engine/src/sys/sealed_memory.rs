@@ -17,7 +17,7 @@ const COPY_BYTES: usize = 64 * 1024;
 /// Bytes in whole pages that nobody can change, such as a file that many clients ask for. [`Io::write_sealed`](crate::Io::write_sealed)
 /// sends them without copying: the socket gets references to the pages. It reads like a slice.
 ///
-/// It takes one file descriptor, and memory in multiples of the page size: use it for some kilobytes or more, and [`Rc<[u8]>`](std::rc::Rc)
+/// It takes one file descriptor, and memory in multiples of the page size: use it for 32 KiB or more, and [`Rc<[u8]>`](std::rc::Rc)
 /// with [`Io::write_counted`](crate::Io::write_counted) for less. The pages are those of a sealed memfd (memfd_create(2), kernel 3.17), so
 /// that they count as shared memory of the process.
 #[derive(Debug)]
