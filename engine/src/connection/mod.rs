@@ -32,7 +32,6 @@ use crate::protocol::Protocol;
 use crate::proxy::ProxyHeader;
 use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
-use crate::sys::ring::WhenFull;
 use crate::types::{CloseReason, ConnectionId, Peer, Reject, TimerKey};
 
 /// The part of a worker's memory limit that a handshake uses. With rustls it is 3 KB, and what its library allocates in
@@ -322,15 +321,15 @@ impl<S> Connection<S> {
         }
     }
 
-    /// What to send now, and how. Report its end with [`Connection::sent`].
+    /// What to send now. Report its end with [`Connection::sent`].
     #[inline]
-    pub(crate) fn begin_send(&mut self, context: &mut Context) -> Option<(Payload, WhenFull)> {
-        let send = self.outbound.begin_send()?;
+    pub(crate) fn begin_send(&mut self, context: &mut Context) -> Option<Payload> {
+        let payload = self.outbound.begin_send()?;
         self.progress_ns = context.now_ns;
-        if send.1 == WhenFull::Wait {
+        if !payload.is_shared() {
             self.set_alarm(context);
         }
-        Some(send)
+        Some(payload)
     }
 
     /// The connection is established.

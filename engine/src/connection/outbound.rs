@@ -9,7 +9,6 @@ use std::io;
 
 use crate::sys::arena::Arena;
 use crate::sys::payload::Payload;
-use crate::sys::ring::WhenFull;
 
 /// A backlog entry grows until it has this size, so that one send does not hold all of a large backlog, and the entry's
 /// unused capacity stays small.
@@ -101,8 +100,8 @@ impl Outbound {
         self.pending += length;
     }
 
-    /// What to send now, and how. The caller reports its end with [`Outbound::sent`].
-    pub(crate) fn begin_send(&mut self) -> Option<(Payload, WhenFull)> {
+    /// What to send now. The caller reports its end with [`Outbound::sent`].
+    pub(crate) fn begin_send(&mut self) -> Option<Payload> {
         if self.in_flight {
             return None;
         }
@@ -115,8 +114,7 @@ impl Outbound {
             first
         })?;
         self.in_flight = true;
-        let when_full = if payload.is_shared() { WhenFull::Return } else { WhenFull::Wait };
-        Some((payload, when_full))
+        Some(payload)
     }
 
     /// The send of `payload` has ended, and the kernel took `count` bytes.
@@ -252,8 +250,7 @@ mod tests {
                             let copy = outbound.copy().expect("readable");
                             prop_assert!(copy == written[received.len()..]);
                         }
-                        if let Some((payload, when_full)) = outbound.begin_send() {
-                            prop_assert_eq!(payload.is_shared(), when_full == WhenFull::Return);
+                        if let Some(payload) = outbound.begin_send() {
                             in_flight = Some(payload);
                         }
                         arena.begin_turn();
@@ -270,7 +267,7 @@ mod tests {
             if let Some(payload) = in_flight.take() {
                 finish(&mut outbound, payload, 255, &mut received);
             }
-            while let Some((payload, _)) = outbound.begin_send() {
+            while let Some(payload) = outbound.begin_send() {
                 finish(&mut outbound, payload, 255, &mut received);
             }
             prop_assert!(received == written);

@@ -571,7 +571,7 @@ impl<P: Protocol> Harness<P> {
             }
         }
         if client.waiting_send.is_none() && connection.wants_output() {
-            client.waiting_send = connection.begin_send(&mut self.context).map(|(payload, _)| payload);
+            client.waiting_send = connection.begin_send(&mut self.context);
         }
         let Some(payload) = client.waiting_send.take() else { return has_moved };
         let count = client.wire.window.map_or(payload.len(), |window| payload.len().min(window));

@@ -122,15 +122,6 @@ enum Held {
     Address(#[expect(dead_code, reason = "held for the kernel only")] Box<SockAddr>),
 }
 
-/// How a send behaves when the peer's window is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WhenFull {
-    /// Complete at once with the bytes that fitted: shared memory must not wait for a slow peer.
-    Return,
-    /// Wait until something fits.
-    Wait,
-}
-
 /// A worker's ring. Fields drop in order: the ring before the memory that it reads.
 pub(crate) struct Ring {
     inner: IoUring,

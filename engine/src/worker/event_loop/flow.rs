@@ -13,7 +13,7 @@ use crate::handover::sender;
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::payload::Payload;
-use crate::sys::ring::{Key, Receipt, WhenFull};
+use crate::sys::ring::{Key, Receipt};
 use crate::types::ConnectionId;
 use crate::worker::line::Line;
 
@@ -350,10 +350,10 @@ impl<P: Protocol> EventLoop<P> {
                 continue;
             }
             if let Some(socket) = &entry.socket {
-                if let Some((payload, when_full)) = entry.connection.begin_send(&mut self.context) {
+                if let Some(payload) = entry.connection.begin_send(&mut self.context) {
                     let key = entry.key();
                     entry.sending = true;
-                    let is_last = when_full == WhenFull::Return && entry.connection.ends_with_send(&payload);
+                    let is_last = payload.is_shared() && entry.connection.ends_with_send(&payload);
                     if is_last && entry.receiving == Receiving::No && entry.watching == Watching::No {
                         entry.closes_with_send = true;
                         self.ring.send_and_close(socket, key, payload);
